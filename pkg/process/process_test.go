@@ -1,0 +1,184 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// fakeProc writes a proc tree with one process.
+func fakeProc(t *testing.T, root, pid, stat, cmdline string) {
+	t.Helper()
+	dir := filepath.Join(root, pid)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{"stat": stat, "cmdline": cmdline} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+const statTail = " 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0"
+
+func TestGetReadsNamesWithParentheses(t *testing.T) {
+	root := t.TempDir()
+	fakeProc(t, root, "7", "7 (a (b) c) S 3"+statTail, "shim\x00-address\x00/run/x.sock\x00")
+	if err := os.Symlink("/opt/shim (deleted)", filepath.Join(root, "7", "exe")); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Table{Root: root}.Get(7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Process{PID: 7, PPID: 3, Start: 4242, Comm: "a (b) c", State: 'S',
+		Args: []string{"shim", "-address", "/run/x.sock"}, Exe: "/opt/shim"}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if _, err := (Table{Root: root}).Get(8); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("absent process: got %v, want fs.ErrNotExist", err)
+	}
+}
+
+func TestGetRejectsDamagedStat(t *testing.T) {
+	for _, stat := range []string{"", "7 no parentheses", "7 (x) S", "7 (x) S y" + statTail} {
+		root := t.TempDir()
+		fakeProc(t, root, "7", stat, "")
+		if got, err := (Table{Root: root}).Get(7); err == nil {
+			t.Errorf("stat %q: got %+v, want an error", stat, got)
+		}
+	}
+}
+
+func TestFlag(t *testing.T) {
+	p := Process{Args: []string{"shim", "-id", "abc", "--address=/run/a", "--last"}}
+	for name, want := range map[string]string{"id": "abc", "address": "/run/a", "last": "", "none": ""} {
+		if got := p.Flag(name); got != want {
+			t.Errorf("Flag(%q) = %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestDescendants(t *testing.T) {
+	all := []Process{{PID: 1}, {PID: 2, PPID: 1}, {PID: 3, PPID: 2}, {PID: 4, PPID: 1}, {PID: 5, PPID: 3}}
+	var pids []int
+	for _, p := range Descendants(all, all[1]) {
+		pids = append(pids, p.PID)
+	}
+	if want := []int{3, 5}; !reflect.DeepEqual(pids, want) {
+		t.Errorf("got %v, want %v", pids, want)
+	}
+}
+
+// start runs a shell command that is reaped when it ends, and returns it as a Process.
+func start(t *testing.T, script string) Process {
+	t.Helper()
+	cmd := exec.Command("/bin/sh", "-c", script)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatalf("wait for the script to be ready: %v", err)
+	}
+	reaped := make(chan struct{})
+	go func() {
+		defer close(reaped)
+		// A killed script ends with an error by design.
+		if err := cmd.Wait(); err == nil {
+			t.Log("script ended by itself")
+		}
+	}()
+	t.Cleanup(func() {
+		if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			t.Error(err)
+		}
+		<-reaped
+	})
+	p, err := Table{}.Get(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestEndKillsOnlyAfterGrace(t *testing.T) {
+	polite := start(t, "trap 'exit 0' TERM; echo r; while :; do read x </dev/zero; done")
+	stubborn := start(t, "trap '' TERM; echo r; while :; do read x </dev/zero; done")
+	left, err := Table{}.End(context.Background(), []Process{polite, stubborn}, 300*time.Millisecond)
+	if err != nil || len(left) > 0 {
+		t.Fatalf("left %v, error %v", left, err)
+	}
+	for _, p := range []Process{polite, stubborn} {
+		if (Table{}).Alive(p) {
+			t.Errorf("%s is alive", p)
+		}
+	}
+}
+
+func TestSignalSparesReusedPID(t *testing.T) {
+	p := start(t, "echo r; read x </dev/zero; while :; do read x </dev/zero; done")
+	stranger := p
+	stranger.Start++
+	if err := (Table{}).Signal(stranger, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if !(Table{}).Alive(p) {
+		t.Error("a process with another start time was killed")
+	}
+	if (Table{}).Alive(stranger) {
+		t.Error("a process that had the pid before counts as alive")
+	}
+}
+
+func TestListenersNameTheHolder(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	all, err := Table{}.Listeners()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, got := range all {
+		if got.Network == "tcp" && got.Addr.String() == l.Addr().String() {
+			if got.Owner.PID != os.Getpid() {
+				t.Errorf("owner is %s, want pid %d", got.Owner, os.Getpid())
+			}
+			return
+		}
+	}
+	t.Errorf("%s not among %d listeners", l.Addr(), len(all))
+}
+
+func TestParseAddr(t *testing.T) {
+	for in, want := range map[string]string{
+		"0100007F:1F90":                         "127.0.0.1:8080",
+		"00000000000000000000000001000000:192B": "[::1]:6443",
+		"00000000:0016":                         "0.0.0.0:22",
+	} {
+		if got, err := parseAddr(in); err != nil || got.String() != want {
+			t.Errorf("parseAddr(%q) = %v, %v, want %s", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "0100007F", "xx:1F90", "01:22", "0100007F:zz"} {
+		if got, err := parseAddr(in); err == nil {
+			t.Errorf("parseAddr(%q) = %v, want an error", in, got)
+		}
+	}
+}
