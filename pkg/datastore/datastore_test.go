@@ -1,0 +1,122 @@
+package datastore
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+)
+
+// start runs a component until the test ends and returns a client of it.
+func start(t *testing.T, c *Component) *clientv3.Client {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	up, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- c.Run(ctx, func() { close(up) }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	select {
+	case <-up:
+	case err := <-done:
+		done <- nil
+		t.Fatalf("Run ended before ready: %v", err)
+	case <-time.After(30 * time.Second):
+		t.Fatal("not ready after 30 s")
+	}
+	a := c.Access()
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: a.Endpoints,
+		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			return a.Dial(ctx, "tcp", addr)
+		})},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+func TestServesInProcessAndOnASocketAndKeepsData(t *testing.T) {
+	for _, endpoint := range []string{"", "kine-sqlite://"} {
+		t.Run("endpoint="+endpoint, func(t *testing.T) {
+			dir := t.TempDir()
+			sock := filepath.Join(dir, "s.sock")
+			config := Config{Endpoint: endpoint, Dir: filepath.Join(dir, "db"), Listen: "unix://" + sock}
+			t.Run("write in-process", func(t *testing.T) {
+				comp := New(config, slog.New(slog.DiscardHandler))
+				if _, err := comp.Status(t.Context()); !errors.Is(err, ErrNotRunning) {
+					t.Errorf("Status before Run: %v, want ErrNotRunning", err)
+				}
+				client := start(t, comp)
+				if _, err := client.Put(t.Context(), "/registry/a", "1"); err != nil {
+					t.Fatal(err)
+				}
+				st, err := comp.Status(t.Context())
+				if err != nil || st.Revision < 2 || st.DiskBytes == 0 {
+					t.Errorf("Status = %+v, %v", st, err)
+				}
+			})
+			t.Run("read through the socket after a restart", func(t *testing.T) {
+				start(t, New(config, slog.New(slog.DiscardHandler)))
+				client, err := clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + sock}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer client.Close()
+				r, err := client.Get(t.Context(), "/registry/a")
+				if err != nil || len(r.Kvs) != 1 || string(r.Kvs[0].Value) != "1" {
+					t.Fatalf("Get = %v, %v", r, err)
+				}
+				if fi, err := os.Stat(sock); err != nil || fi.Mode().Perm() != 0o600 {
+					t.Errorf("socket: %v, %v; want mode 0600", fi, err)
+				}
+			})
+		})
+	}
+}
+
+func TestPrepareRefuses(t *testing.T) {
+	dir := t.TempDir()
+	for _, tc := range []struct {
+		name   string
+		config Config
+		want   string
+	}{
+		{"unknown scheme", Config{Endpoint: "oracle://u:hunter2@h/db"}, "oracle://u:xxxxx@h/db"},
+		{"no scheme", Config{Endpoint: "localhost:2379"}, "unknown scheme"},
+		{"certificate without key", Config{Dir: dir, CertFile: "c"}, "go together"},
+		{"missing CA", Config{Endpoint: "https://h:2379", CAFile: filepath.Join(dir, "no")}, "TLS file"},
+		{"relative directory", Config{Dir: "db"}, "absolute"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			err := New(tc.config, slog.New(slog.DiscardHandler)).Prepare(t.Context())
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("error %v, want one with %q", err, tc.want)
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Error("the error shows the password")
+			}
+		})
+	}
+}
+
+func TestBadListenAddressIsAnError(t *testing.T) {
+	c := New(Config{Dir: t.TempDir(), Listen: "localhost:1"}, slog.New(slog.DiscardHandler))
+	err := c.Run(t.Context(), func() { t.Error("ready was called") })
+	if err == nil || !strings.Contains(err.Error(), "unix:///PATH or tcp://HOST:PORT") {
+		t.Fatalf("error %v", err)
+	}
+}

@@ -1,0 +1,133 @@
+package datastore
+
+import (
+	"context"
+	"log/slog"
+	"net/url"
+	"path/filepath"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/k3s-io/kine/pkg/drivers"
+	"github.com/k3s-io/kine/pkg/drivers/generic"
+	"github.com/k3s-io/kine/pkg/drivers/mysql"
+	"github.com/k3s-io/kine/pkg/drivers/nats"
+	"github.com/k3s-io/kine/pkg/drivers/pgsql"
+	kinesqlite "github.com/k3s-io/kine/pkg/drivers/sqlite"
+	"github.com/k3s-io/kine/pkg/server"
+	kinetls "github.com/k3s-io/kine/pkg/tls"
+)
+
+const (
+	engineSQLite     = "sqlite"
+	engineKineSQLite = "kine-sqlite"
+	enginePostgres   = "postgres"
+	engineMySQL      = "mysql"
+	engineNATS       = "nats"
+	engineEtcd       = "etcd"
+)
+
+// engine is one kind of store.
+type engine struct {
+	name string
+	// local means that the data is in Config.Dir.
+	local bool
+	// open starts the engine; nil for an external etcd, which needs no server of ours.
+	open func(Config, *slog.Logger) (*backend, error)
+}
+
+// engines maps the scheme of an endpoint to its engine.
+func engines() map[string]engine {
+	etcd := engine{name: engineEtcd}
+	return map[string]engine{
+		"":            {name: engineSQLite, local: true, open: openKine(kinesqlite.New, kineSQLiteDSN)},
+		"kine-sqlite": {name: engineKineSQLite, local: true, open: openKine(kinesqlite.New, kineSQLiteDSN)},
+		"postgres":    {name: enginePostgres, open: openKine(pgsql.New, nil)},
+		"postgresql":  {name: enginePostgres, open: openKine(pgsql.New, nil)},
+		"mysql":       {name: engineMySQL, open: openKine(mysql.New, nil)},
+		"nats":        {name: engineNATS, open: openKine(nats.New, nil)},
+		"http":        etcd, "https": etcd, "unix": etcd, "unixs": etcd,
+	}
+}
+
+func engineFor(endpoint string) engine {
+	scheme, _ := splitScheme(endpoint)
+	return engines()[scheme]
+}
+
+func splitScheme(endpoint string) (scheme, rest string) {
+	if s, r, ok := strings.Cut(endpoint, "://"); ok {
+		return s, r
+	}
+	if endpoint == "" {
+		return "", ""
+	}
+	return "?", endpoint // no scheme at all: never an engine
+}
+
+func schemes() []string {
+	var out []string
+	for s := range engines() {
+		if s != "" {
+			out = append(out, s+"://")
+		}
+	}
+	sort.Strings(out)
+	return out
+}
+
+// redact takes the password out of an endpoint, for messages.
+func redact(endpoint string) string {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		scheme, _ := splitScheme(endpoint)
+		return scheme + "://..."
+	}
+	return u.Redacted()
+}
+
+// kineSQLiteDSN is kine's default DSN (kine v0.17.5 pkg/drivers/sqlite/sqlite.go:25) with synchronous=FULL: with
+// NORMAL a power cut takes acknowledged writes along.
+func kineSQLiteDSN(c Config) string {
+	return filepath.Join(c.Dir, "state.db") +
+		"?_journal_mode=WAL&_busy_timeout=30000&_synchronous=FULL&_txlock=immediate&_stmt_cache_size=20&cache=shared"
+}
+
+// openKine opens one of kine's drivers with the values of kine's own command line (kine v0.17.5 pkg/app/app.go:60-230).
+// Compaction is left to the apiserver, which asks for it through the etcd API.
+func openKine(driver drivers.Constructor, dsn func(Config) string) func(Config, *slog.Logger) (*backend, error) {
+	return func(c Config, log *slog.Logger) (*backend, error) {
+		ctx, cancel := context.WithCancel(context.Background())
+		wg := new(sync.WaitGroup)
+		cfg := &drivers.Config{
+			Endpoint:             c.Endpoint,
+			ConnectionPoolConfig: generic.ConnectionPoolConfig{MaxIdle: 20, MaxIdleTime: 2 * time.Minute},
+			BackendTLSConfig:     kinetls.Config{CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile},
+			CompactTimeout:       5 * time.Second,
+			CompactMinRetain:     1000,
+			CompactBatchSize:     1000,
+			PollBatchSize:        500,
+			PollInterval:         time.Second,
+		}
+		cfg.Scheme, cfg.DataSourceName = splitScheme(c.Endpoint)
+		if dsn != nil {
+			cfg.DataSourceName = dsn(c)
+		}
+		var (
+			b   server.Backend
+			err error
+		)
+		if _, b, err = driver(ctx, wg, cfg); err == nil {
+			err = b.Start(ctx)
+		}
+		if err != nil {
+			cancel()
+			wg.Wait()
+			return nil, err
+		}
+		log.Info("datastore open", "engine", engineFor(c.Endpoint).name)
+		return &backend{Backend: b, close: func() error { cancel(); wg.Wait(); return nil }}, nil
+	}
+}

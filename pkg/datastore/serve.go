@@ -1,0 +1,143 @@
+package datastore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/k3s-io/kine/pkg/server"
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+)
+
+const (
+	// emulatedVersion is the etcd version the server claims: what makes the apiserver use watch progress
+	// notifications (kine v0.17.5 pkg/app/app.go: --emulated-etcd-version).
+	emulatedVersion = "3.6.11"
+	// notifyInterval is the time between progress notifications on idle watches, kine's default.
+	notifyInterval = 5 * time.Second
+	// maxRequestBytes is etcd's limit for a request, 1.5 MiB, plus what gRPC adds (etcd server/embed/config.go).
+	maxRequestBytes = 1536*1024 + 512*1024
+	stopGrace       = 2 * time.Second
+)
+
+// serve answers etcd calls until ctx ends.
+func (c *Component) serve(ctx context.Context, b *backend, ready func()) error {
+	g := newGRPCServer()
+	server.New(b, "http", notifyInterval, emulatedVersion).Register(g)
+	listeners := []net.Listener{c.pipe.listen()}
+	if c.config.Listen != "" {
+		l, err := listen(c.config.Listen)
+		if err != nil {
+			return errors.Join(err, listeners[0].Close())
+		}
+		c.log.Info("datastore serves the etcd API", "listen", c.config.Listen)
+		listeners = append(listeners, l)
+	}
+	group, gctx := errgroup.WithContext(ctx)
+	for _, l := range listeners {
+		group.Go(func() error {
+			if err := g.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+				return fmt.Errorf("serve etcd API on %s: %w", l.Addr(), err)
+			}
+			return nil
+		})
+	}
+	group.Go(func() error {
+		<-gctx.Done()
+		t := time.AfterFunc(stopGrace, g.Stop)
+		defer t.Stop()
+		g.GracefulStop()
+		return nil
+	})
+	ready()
+	return group.Wait()
+}
+
+// newGRPCServer repeats the options of etcd's own server as kine does (kine v0.17.5 pkg/endpoint/endpoint.go:235-250).
+func newGRPCServer() *grpc.Server {
+	return grpc.NewServer(
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Hour, Timeout: 20 * time.Second}),
+		grpc.MaxConcurrentStreams(math.MaxUint32),
+		grpc.MaxRecvMsgSize(maxRequestBytes),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+	)
+}
+
+func listen(address string) (net.Listener, error) {
+	network, addr, ok := strings.Cut(address, "://")
+	if !ok || (network != "unix" && network != "tcp") {
+		return nil, fmt.Errorf("datastore listen address %q: use unix:///PATH or tcp://HOST:PORT", address)
+	}
+	if network == "unix" {
+		if err := os.Remove(addr); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("remove old datastore socket: %w", err)
+		}
+	}
+	l, err := net.Listen(network, addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen for etcd clients: %w", err)
+	}
+	if network == "unix" {
+		if err := os.Chmod(addr, 0o600); err != nil {
+			return nil, errors.Join(fmt.Errorf("protect datastore socket: %w", err), l.Close())
+		}
+	}
+	return l, nil
+}
+
+// runExternalEtcd waits until the cluster answers, then until ctx ends.
+func (c *Component) runExternalEtcd(ctx context.Context, ready func()) error {
+	for {
+		_, err := c.externalStatus(ctx)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		c.log.Warn("external etcd does not answer yet", "endpoint", redact(c.config.Endpoint), "err", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
+	ready()
+	<-ctx.Done()
+	return nil
+}
+
+func (c *Component) externalStatus(ctx context.Context) (Status, error) {
+	a := c.Access()
+	cfg := clientv3.Config{Endpoints: a.Endpoints, DialTimeout: 5 * time.Second, Context: ctx}
+	if a.CAFile != "" || a.CertFile != "" {
+		info := transport.TLSInfo{TrustedCAFile: a.CAFile, CertFile: a.CertFile, KeyFile: a.KeyFile}
+		t, err := info.ClientConfig()
+		if err != nil {
+			return Status{}, fmt.Errorf("load etcd TLS files: %w", err)
+		}
+		cfg.TLS = t
+	}
+	cl, err := clientv3.New(cfg)
+	if err != nil {
+		return Status{}, fmt.Errorf("connect to etcd: %w", err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	r, err := cl.Status(ctx, a.Endpoints[0])
+	if err != nil {
+		return Status{}, fmt.Errorf("ask etcd for its status: %w", err)
+	}
+	return Status{Engine: engineEtcd, Revision: r.Header.Revision, DiskBytes: r.DbSize}, nil
+}
