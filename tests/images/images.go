@@ -1,0 +1,100 @@
+// Package images makes the container images of the end-to-end tests without a
+// registry: one from Debian's static busybox, one from a server program of our
+// own (directory testserver). It is not an image builder: an image is one layer
+// of files made by the tests themselves.
+package images
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+)
+
+// References of the images. The domain is one that can never be looked up, so
+// that a cluster that tries to pull an image fails at once.
+const (
+	// Busybox has a shell, the usual tools and a user 1000 named "app".
+	Busybox = "knarr.test/busybox:1"
+	// Server is the testserver program, its entry point, on an empty root.
+	Server = "knarr.test/server:1"
+)
+
+// Build makes all images and returns the archives' paths in dir: a
+// docker-archive and an OCI layout, since knarr imports both.
+func Build(ctx context.Context, dir string) ([]string, error) {
+	busybox, err := busyboxFiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	server, err := serverFiles(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	base := config{Architecture: runtime.GOARCH, OS: "linux"}
+	base.Config.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin"}
+	withEntry := base
+	withEntry.Config.Entrypoint = []string{"/testserver"}
+	for _, i := range []struct {
+		file, ref string
+		files     []file
+		config    config
+		write     func(path, ref string, c config, layer []byte) error
+	}{
+		{"busybox.tar", Busybox, busybox, base, writeDockerArchive},
+		{"server.tar", Server, server, withEntry, writeOCIArchive},
+	} {
+		layer, err := packLayer(i.files)
+		if err != nil {
+			return nil, fmt.Errorf("pack layer of %s: %w", i.ref, err)
+		}
+		if err := i.write(filepath.Join(dir, i.file), i.ref, i.config, layer); err != nil {
+			return nil, fmt.Errorf("write image %s: %w", i.ref, err)
+		}
+	}
+	return []string{filepath.Join(dir, "busybox.tar"), filepath.Join(dir, "server.tar")}, nil
+}
+
+func busyboxFiles(ctx context.Context) ([]file, error) {
+	path, err := exec.LookPath("busybox")
+	if err != nil {
+		return nil, fmt.Errorf("find busybox for the test images (Debian: apt-get install busybox-static): %w", err)
+	}
+	program, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read busybox: %w", err)
+	}
+	applets, err := exec.CommandContext(ctx, path, "--list").Output()
+	if err != nil {
+		return nil, fmt.Errorf("list busybox's applets: %w", err)
+	}
+	files := []file{
+		{name: "bin/busybox", data: program, mode: 0o755},
+		{name: "tmp/", mode: 0o1777},
+		{name: "etc/passwd", data: []byte("root:x:0:0:root:/:/bin/sh\napp:x:1000:1000:app:/:/bin/sh\n"), mode: 0o644},
+		{name: "etc/group", data: []byte("root:x:0:\napp:x:1000:\n"), mode: 0o644},
+	}
+	for name := range strings.FieldsSeq(string(applets)) {
+		if name != "busybox" {
+			files = append(files, file{name: "bin/" + name, link: "busybox", mode: 0o777})
+		}
+	}
+	return files, nil
+}
+
+func serverFiles(ctx context.Context, dir string) ([]file, error) {
+	out := filepath.Join(dir, "testserver")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, "github.com/knarr-io/knarr/tests/images/testserver")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+runtime.GOARCH)
+	if b, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build testserver: %w\n%s", err, b)
+	}
+	program, err := os.ReadFile(out)
+	if err != nil {
+		return nil, fmt.Errorf("read testserver: %w", err)
+	}
+	return []file{{name: "testserver", data: program, mode: 0o755}, {name: "tmp/", mode: 0o1777}}, nil
+}

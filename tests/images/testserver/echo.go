@@ -1,0 +1,72 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+)
+
+// runEcho sends every TCP line and every UDP datagram back, with the pod's name
+// in front.
+func runEcho(ctx context.Context, args []string) error {
+	var port int
+	if err := parse("echo", args, func(fs *flag.FlagSet) { fs.IntVar(&port, "port", 9090, "port to echo on") }); err != nil {
+		return err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	addr := ":" + strconv.Itoa(port)
+	tcp, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	udp, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return errors.Join(err, tcp.Close())
+	}
+	ended := make(chan error, 2)
+	go func() { ended <- echoTCP(tcp, host) }()
+	go func() { ended <- echoUDP(udp, host) }()
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+	}
+	return errors.Join(err, tcp.Close(), udp.Close())
+}
+
+func echoTCP(l net.Listener, host string) error {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer c.Close()
+			for s := bufio.NewScanner(c); s.Scan(); {
+				if _, err := fmt.Fprintf(c, "%s %s\n", host, s.Text()); err != nil {
+					return
+				}
+			}
+		}()
+	}
+}
+
+func echoUDP(c net.PacketConn, host string) error {
+	b := make([]byte, 64<<10)
+	for {
+		n, from, err := c.ReadFrom(b)
+		if err != nil {
+			return err
+		}
+		if _, err := c.WriteTo(append([]byte(host+" "), b[:n]...), from); err != nil {
+			return err
+		}
+	}
+}
