@@ -1,0 +1,147 @@
+package config
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// idle says that a flag does nothing because of another; when is whether the
+// other has that effect. Saying so beats leaving a user to wonder.
+type idle struct {
+	flag, other, because string
+	when                 func(*Server) bool
+}
+
+func idleFlags() []idle {
+	noFlannel := func(s *Server) bool { return s.Network.FlannelBackend == FlannelNone }
+	external := func(s *Server) bool { return s.Runtime.External() }
+	const (
+		backend  = "is none"
+		runtime  = "names a runtime with a configuration of its own"
+		disabled = "is set"
+		store    = "names no datastore on the network"
+	)
+	return []idle{
+		{"flannel-iface", "flannel-backend", backend, noFlannel},
+		{"flannel-ipv6-masq", "flannel-backend", backend, noFlannel},
+		{"default-runtime", "container-runtime-endpoint", runtime, external},
+		{"snapshotter", "container-runtime-endpoint", runtime, external},
+		{"private-registry", "container-runtime-endpoint", runtime, external},
+		{"disable-default-registry-endpoint", "container-runtime-endpoint", runtime, external},
+		{"nonroot-devices", "container-runtime-endpoint", runtime, external},
+		{"alsologtostderr", "log", "is not set", func(s *Server) bool { return s.Logging.File == "" }},
+		{"kube-scheduler-arg", "disable-scheduler", disabled, func(s *Server) bool { return !s.Components.Scheduler }},
+		{"kube-cloud-controller-manager-arg", "disable-cloud-controller", disabled,
+			func(s *Server) bool { return !s.Components.CloudController }},
+		{"kube-proxy-arg", "disable-kube-proxy", disabled, func(s *Server) bool { return !s.Components.KubeProxy }},
+		{"datastore-cafile", "datastore-endpoint", store, localStore},
+		{"datastore-certfile", "datastore-endpoint", store, localStore},
+		{"datastore-keyfile", "datastore-endpoint", store, localStore},
+	}
+}
+
+// checkIdle reports the flags that do nothing. A role without the other flag
+// cannot have them idle.
+func (l *loader) checkIdle(s *Server) {
+	for _, i := range idleFlags() {
+		if l.flags[i.flag] == nil || l.flags[i.other] == nil {
+			continue
+		}
+		if l.given(i.flag) && !l.off(i.flag) && l.fine(i.flag, i.other) && i.when(s) {
+			l.conflict(i.flag, "has no effect because --%s %s; change one of them", i.other, i.because)
+		}
+	}
+}
+
+func localStore(s *Server) bool {
+	return s.Datastore.Embedded() || strings.HasPrefix(s.Datastore.Endpoint.Reveal(), "sqlite://")
+}
+
+// check reports what contradicts each other. It only compares flags whose own
+// values are fine.
+func (l *loader) check(s *Server) {
+	l.checkPairs(s)
+	l.checkNode(s)
+	if l.role == RoleServer {
+		l.checkRanges(s)
+		l.checkAddresses(s)
+	}
+	l.checkIdle(s)
+}
+
+// off reports whether a switch was given as false.
+func (l *loader) off(name string) bool {
+	on, err := boolean(false).parse(nil, l.origin[name].text)
+	return l.flags[name].Boolean() && err == nil && !on
+}
+
+// checkPairs sees to flags that exclude or need each other.
+func (l *loader) checkPairs(*Server) {
+	if l.given("token") && l.given("token-file") {
+		l.conflict("token-file", "the token is given by %s already; remove one of them", l.where("token"))
+	}
+	for _, pair := range [][2]string{
+		{"datastore-certfile", "datastore-keyfile"},
+		{"image-credential-provider-bin-dir", "image-credential-provider-config"},
+	} {
+		for i, name := range pair {
+			if other := pair[1-i]; l.given(name) && !l.given(other) {
+				l.conflict(name, "needs --%s as well", other)
+			}
+		}
+	}
+}
+
+// checkNode looks at the node's name, addresses, labels and taints.
+func (l *loader) checkNode(s *Server) {
+	const idLength = len("-01234567")
+	if limit := 63 - idLength; s.Node.WithID && l.fine("node-name") && len(s.Node.Name) > limit {
+		l.report(l.where("node-name"), s.Node.Name,
+			"has "+strconv.Itoa(len(s.Node.Name))+" characters; want at most "+strconv.Itoa(limit)+", as --with-node-id adds 9")
+	}
+	l.oneOfEach("node-ip", families(s.Node.IPs.items))
+	l.oneOfEach("node-external-ip", families(s.Node.ExternalIPs.items))
+	labels := make(map[string]string)
+	for _, x := range s.Node.Labels.All() {
+		if first, ok := labels[x.Key]; ok && first != x.Value {
+			l.conflict("node-label", "%s is given twice, as %q and %q", x.Key, first, x.Value)
+		}
+		labels[x.Key] = x.Value
+	}
+	taints := make(map[Taint]bool)
+	for _, t := range s.Node.Taints.All() {
+		key := Taint{Key: t.Key, Effect: t.Effect}
+		if taints[key] {
+			l.conflict("node-taint", "%s:%s is given twice; a node has one taint for a key and an effect", t.Key, t.Effect)
+		}
+		taints[key] = true
+	}
+}
+
+// families says of each address whether it is IPv6.
+func families(addrs []netip.Addr) []bool {
+	var six []bool
+	for _, a := range addrs {
+		six = append(six, a.Is6())
+	}
+	return six
+}
+
+func rangeFamilies(ranges List[netip.Prefix]) []bool {
+	var six []bool
+	for _, p := range ranges.All() {
+		six = append(six, p.Addr().Is6())
+	}
+	return six
+}
+
+// oneOfEach reports a list with two entries of one family.
+func (l *loader) oneOfEach(name string, six []bool) bool {
+	if len(six) > 2 || len(six) == 2 && six[0] == six[1] {
+		l.conflict(name, "has %d entries; want at most one for IPv4 and one for IPv6", len(six))
+		l.bad[name] = true
+		return false
+	}
+	return true
+}
