@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/knarr-io/knarr/pkg/atomicfile"
 )
 
 const (
@@ -30,27 +32,26 @@ const (
 // writeFunc replaces a file in one step.
 type writeFunc func(path string, data []byte, mode fs.FileMode, d durability) error
 
-// writeFile is the writeFunc of every real run. The temporary file has a fixed
-// name, which the lock makes safe, so that one left by a killed process is
-// written over and never gathers.
+// writeFile is the writeFunc of every real run.
 func writeFile(path string, data []byte, mode fs.FileMode, d durability) error {
-	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp")
-	if err := writeTemp(tmp, data, mode, d); err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", path, err), removeTemp(tmp))
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", path, err), removeTemp(tmp))
-	}
 	if d == durable {
-		if err := syncDir(filepath.Dir(path)); err != nil {
-			return fmt.Errorf("write %s: %w", path, err)
-		}
+		return atomicfile.Write(path, data, mode)
+	}
+	// The fixed name, which the lock on the directory makes safe, lets a file
+	// left by a killed process be written over.
+	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp")
+	err := writeTemp(tmp, data, mode)
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", path, err), remove(tmp))
 	}
 	return nil
 }
 
-func writeTemp(tmp string, data []byte, mode fs.FileMode, d durability) error {
-	if err := removeTemp(tmp); err != nil {
+func writeTemp(tmp string, data []byte, mode fs.FileMode) error {
+	if err := remove(tmp); err != nil {
 		return err
 	}
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
@@ -58,25 +59,14 @@ func writeTemp(tmp string, data []byte, mode fs.FileMode, d durability) error {
 		return err
 	}
 	_, err = f.Write(data)
-	if err == nil && d == durable {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
+	return errors.Join(err, f.Chmod(mode), f.Close()) // Chmod: no umask narrows it
 }
 
-func removeTemp(tmp string) error {
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // readFile returns nil data, and no error, for a file that is not there.
@@ -97,13 +87,19 @@ func readFile(path string) ([]byte, error) {
 // readPair reads a certificate and its key, and makes sure that the key is
 // private.
 func readPair(p Pair) (certPEM, keyPEM []byte, err error) {
+	certPEM, keyPEM, err = readPairOnly(p)
+	if err != nil || keyPEM == nil {
+		return certPEM, keyPEM, err
+	}
+	return certPEM, keyPEM, keepPrivate(p.Key)
+}
+
+func readPairOnly(p Pair) (certPEM, keyPEM []byte, err error) {
 	if certPEM, err = readFile(p.Cert); err != nil {
 		return nil, nil, err
 	}
-	if keyPEM, err = readFile(p.Key); err != nil || keyPEM == nil {
-		return certPEM, nil, err
-	}
-	return certPEM, keyPEM, keepPrivate(p.Key)
+	keyPEM, err = readFile(p.Key)
+	return certPEM, keyPEM, err
 }
 
 // keepPrivate closes a private key that others could read, as one copied into
@@ -131,13 +127,13 @@ func lockDirectories(c Config) (unlock func(), err error) {
 		dirs = append(dirs, filepath.Dir(c.LeafPair(KubeletClient).Cert))
 	}
 	for _, dir := range dirs {
-		if err := os.MkdirAll(dir, dirMode); err != nil {
-			return nil, fmt.Errorf("make certificate directory: %w", err)
+		if err := atomicfile.MkdirAll(dir, dirMode); err != nil {
+			return nil, err
 		}
 	}
 	if c.Admin.Path != "" {
-		if err := os.MkdirAll(filepath.Dir(c.Admin.Path), 0o755); err != nil {
-			return nil, fmt.Errorf("make directory of the admin kubeconfig: %w", err)
+		if err := atomicfile.MkdirAll(filepath.Dir(c.Admin.Path), 0o755); err != nil {
+			return nil, err
 		}
 	}
 	dir, err := os.Open(dirs[0])
@@ -146,6 +142,9 @@ func lockDirectories(c Config) (unlock func(), err error) {
 	}
 	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock certificate directory %s: %w", dirs[0], err), dir.Close())
+	}
+	if err := atomicfile.RemoveTemps(dirs[0]); err != nil {
+		return nil, errors.Join(err, dir.Close())
 	}
 	// Closing the directory drops the lock; a close of a directory opened for
 	// reading has nothing to report.

@@ -14,28 +14,36 @@ import (
 
 // leafState is what the two files of a leaf certificate were found to be.
 type leafState struct {
-	certPEM []byte // nil: no file
-	keyPEM  []byte // nil: no file
-	cert    *x509.Certificate
-	key     crypto.Signer // nil: none that can be used
-	problem string        // why the certificate must be issued; empty: it is good
+	certPEM []byte              // nil: no file
+	keyPEM  []byte              // nil: no file
+	cert    *x509.Certificate   // nil: none that can be read
+	chain   []*x509.Certificate // cert and what follows it in the file
+	key     crypto.Signer       // nil: none that can be used
+	problem string              // why the certificate must be issued; empty: it is good
 }
 
 // inspectLeaf compares the files of a leaf certificate with what the plan
 // wants and its authority signs. It changes nothing, and no state of the files
 // is an error: a leaf can always be issued anew.
 func inspectLeaf(want PlannedLeaf, certPEM, keyPEM []byte, ca *authority, now time.Time, renewBefore time.Duration) leafState {
-	s := leafState{certPEM: certPEM, keyPEM: keyPEM}
-	if keyPEM != nil {
-		if key, err := parseKey(keyPEM); err == nil {
-			s.key = key
-		}
+	s := inspectPair(certPEM, keyPEM)
+	if s.problem == "" {
+		s.problem = contentProblem(want, s.chain, ca)
 	}
-	var certs []*x509.Certificate
-	if certPEM != nil {
-		if parsed, err := cert.ParseCertsPEM(certPEM); err == nil {
-			certs, s.cert = parsed, parsed[0]
-		}
+	if s.problem == "" {
+		s.problem = timeProblem(s.cert, ca, now, renewBefore)
+	}
+	return s
+}
+
+// inspectPair looks at the two files by themselves.
+func inspectPair(certPEM, keyPEM []byte) leafState {
+	s := leafState{certPEM: certPEM, keyPEM: keyPEM}
+	if key, err := parseKey(keyPEM); err == nil {
+		s.key = key
+	}
+	if certs, err := cert.ParseCertsPEM(certPEM); err == nil {
+		s.cert, s.chain = certs[0], certs
 	}
 	switch {
 	case certPEM == nil && keyPEM == nil:
@@ -50,11 +58,6 @@ func inspectLeaf(want PlannedLeaf, certPEM, keyPEM []byte, ca *authority, now ti
 		s.problem = "the certificate is damaged"
 	case !samePublicKey(s.key, s.cert):
 		s.problem = "the private key does not belong to the certificate"
-	default:
-		s.problem = contentProblem(want, certs, ca)
-		if s.problem == "" {
-			s.problem = timeProblem(s.cert, ca, now, renewBefore)
-		}
 	}
 	return s
 }
