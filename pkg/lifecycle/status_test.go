@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,10 +37,19 @@ func TestStatesAreObservedInOrder(t *testing.T) {
 	})
 }
 
-// The race detector is what fails if calls overlap.
 func TestTheObserverIsCalledOneAtATime(t *testing.T) {
 	calls := 0
-	g := NewGroup((&journal{}).logger(), Observer(func(Status) { calls++ }))
+	var inside atomic.Int32
+	g := NewGroup((&journal{}).logger(), Observer(func(Status) {
+		if inside.Add(1) != 1 {
+			t.Error("two calls at a time")
+		}
+		for range 100 {
+			runtime.Gosched() // an invitation to the others
+		}
+		inside.Add(-1)
+		calls++
+	}))
 	for i := range 20 {
 		g.Add(Func(fmt.Sprint("c", i), func(ctx context.Context, ready func()) error {
 			ready()
