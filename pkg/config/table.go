@@ -13,9 +13,6 @@ const (
 	DefaultDataDir      = "/var/lib/knarr"
 )
 
-// DefaultPauseImage is the bundled sandbox image.
-const DefaultPauseImage = "docker.io/knarr/pause:3.10.2"
-
 func configFlags() []Flag {
 	return []Flag{
 		{Name: "config", Aliases: []string{"c"}, Env: "KNARR_CONFIG_FILE", Default: DefaultConfigFile, Roles: Both,

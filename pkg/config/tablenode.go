@@ -43,7 +43,7 @@ func runtimeFlags() []Flag {
 		{Name: "snapshotter", Default: "overlayfs", Roles: Both,
 			Category: "Container runtime", Usage: "Keep containers' file systems with containerd's snapshotter `NAME`",
 			bind: one(choice("overlayfs", "native", "btrfs"), func(s *Server) *string { return &s.Runtime.Snapshotter })},
-		{Name: "pause-image", Default: DefaultPauseImage, Roles: Both,
+		{Name: "pause-image", DefaultText: "the bundled one", Roles: Both,
 			Category: "Container runtime", Usage: "Hold pods with the sandbox image `IMAGE`",
 			bind: one(image(), func(s *Server) *string { return &s.Runtime.PauseImage })},
 		{Name: "private-registry", Default: DefaultRegistryFile, Roles: Both,

@@ -184,8 +184,8 @@ type Runtime struct {
 	DefaultRuntime string
 	// Snapshotter is the name of containerd's snapshotter.
 	Snapshotter string
-	// PauseImage is the full name of the sandbox image, before
-	// [Server.SystemImage].
+	// PauseImage is the full name of the user's sandbox image; "" means the
+	// bundled one, by way of [Server.SystemImage].
 	PauseImage string
 	// PrivateRegistry is the path of registries.yaml, which need not exist
 	// unless it was named.

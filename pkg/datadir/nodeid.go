@@ -1,0 +1,43 @@
+package datadir
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/knarr-io/knarr/pkg/atomicfile"
+)
+
+// EnsureNodeID is the node's id, eight hexadecimal digits, drawn at random when
+// it is first asked for and kept in [Dir.NodeID]. The caller holds the [Lock].
+func (d Dir) EnsureNodeID() (string, error) {
+	data, err := os.ReadFile(d.NodeID())
+	if err == nil {
+		id := strings.TrimSpace(string(data))
+		if !regexp.MustCompile(`^[0-9a-f]{8}$`).MatchString(id) {
+			return "", fmt.Errorf("read node id: %s holds %q, not eight hexadecimal digits: write the end of the node's name into it", d.NodeID(), id)
+		}
+		return id, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read node id: %w", err)
+	}
+	var raw [4]byte
+	if _, err := rand.Read(raw[:]); err != nil {
+		return "", fmt.Errorf("draw node id: %w", err)
+	}
+	id := hex.EncodeToString(raw[:])
+	if err := atomicfile.MkdirAll(filepath.Dir(d.NodeID()), dirMode); err != nil {
+		return "", fmt.Errorf("write node id: %w", err)
+	}
+	if err := atomicfile.Write(d.NodeID(), []byte(id+"\n"), stampMode); err != nil {
+		return "", fmt.Errorf("write node id: %w", err)
+	}
+	return id, nil
+}
