@@ -1,0 +1,13 @@
+//go:build knarr_bundle
+
+package bundle
+
+import _ "embed"
+
+// Made by scripts/build-helpers; the build tag says that they are there.
+var (
+	//go:embed embed/arm64/manifest.json
+	embeddedManifest string
+	//go:embed embed/arm64/bundle.tar.zst
+	embeddedArchive string
+)

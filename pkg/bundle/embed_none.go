@@ -1,0 +1,5 @@
+//go:build !knarr_bundle || !(amd64 || arm64 || arm)
+
+package bundle
+
+const embeddedManifest, embeddedArchive = "", ""
