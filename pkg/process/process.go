@@ -196,3 +196,23 @@ func Descendants(all []Process, roots ...Process) []Process {
 	}
 	return found
 }
+
+// Namespace identifies the namespace of a kind ("net", "mnt", "pid") that a
+// process is in, as "net:[4026531840]"; pid may be "self". It is "" when the
+// process is gone or may not be looked into.
+func (t Table) Namespace(pid, kind string) string {
+	link, err := os.Readlink(t.path(pid, "ns", kind))
+	if err != nil {
+		return ""
+	}
+	return link
+}
+
+// NetFile reads one of the files below /proc/net of this network namespace.
+func (t Table) NetFile(name string) ([]byte, error) {
+	data, err := os.ReadFile(t.path("net", name))
+	if err != nil {
+		return nil, fmt.Errorf("read network state: %w", err)
+	}
+	return data, nil
+}

@@ -3,10 +3,13 @@ package process
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"reflect"
 	"testing"
@@ -81,10 +84,32 @@ func TestDescendants(t *testing.T) {
 	}
 }
 
-// start runs a shell command that is reaped when it ends, and returns it as a Process.
-func start(t *testing.T, script string) Process {
+// role is the variable that makes the test executable play a process that is
+// there to be signalled: "polite" exits with 7 on SIGTERM, "stubborn" ignores it.
+const role = "KNARR_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(role) {
+	case "polite":
+		asked := make(chan os.Signal, 1)
+		signal.Notify(asked, unix.SIGTERM)
+		fmt.Println("ready")
+		<-asked
+		os.Exit(7)
+	case "stubborn":
+		signal.Ignore(unix.SIGTERM)
+		fmt.Println("ready")
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+// start runs the test executable in a role. The channel gives its exit code, -1
+// for a signal, when it has ended and was reaped.
+func start(t *testing.T, as string) (Process, <-chan int) {
 	t.Helper()
-	cmd := exec.Command("/bin/sh", "-c", script)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), role+"="+as)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -92,16 +117,17 @@ func start(t *testing.T, script string) Process {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := out.Read(make([]byte, 1)); err != nil {
-		t.Fatalf("wait for the script to be ready: %v", err)
+	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
+		t.Fatalf("wait for the process to be ready: %v", err)
 	}
-	reaped := make(chan struct{})
+	code, reaped := make(chan int, 1), make(chan struct{})
 	go func() {
 		defer close(reaped)
-		// A killed script ends with an error by design.
-		if err := cmd.Wait(); err == nil {
-			t.Log("script ended by itself")
+		var exit *exec.ExitError
+		if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
+			t.Error(err)
 		}
+		code <- cmd.ProcessState.ExitCode()
 	}()
 	t.Cleanup(func() {
 		if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -113,25 +139,26 @@ func start(t *testing.T, script string) Process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return p, code
 }
 
 func TestEndKillsOnlyAfterGrace(t *testing.T) {
-	polite := start(t, "trap 'exit 0' TERM; echo r; while :; do read x </dev/zero; done")
-	stubborn := start(t, "trap '' TERM; echo r; while :; do read x </dev/zero; done")
+	polite, politeCode := start(t, "polite")
+	stubborn, stubbornCode := start(t, "stubborn")
 	left, err := Table{}.End(context.Background(), []Process{polite, stubborn}, 300*time.Millisecond)
 	if err != nil || len(left) > 0 {
 		t.Fatalf("left %v, error %v", left, err)
 	}
-	for _, p := range []Process{polite, stubborn} {
-		if (Table{}).Alive(p) {
-			t.Errorf("%s is alive", p)
-		}
+	if got := <-politeCode; got != 7 {
+		t.Errorf("the polite process ended with %d, want its own 7", got)
+	}
+	if got := <-stubbornCode; got != -1 {
+		t.Errorf("the stubborn process ended with %d, want to be killed", got)
 	}
 }
 
 func TestSignalSparesReusedPID(t *testing.T) {
-	p := start(t, "echo r; read x </dev/zero; while :; do read x </dev/zero; done")
+	p, _ := start(t, "stubborn")
 	stranger := p
 	stranger.Start++
 	if err := (Table{}).Signal(stranger, unix.SIGKILL); err != nil {

@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/knarr-io/knarr/pkg/process"
 )
@@ -128,8 +132,23 @@ func TestStopAndDisableUseTheServiceManager(t *testing.T) {
 	}
 }
 
+// role makes the test executable play the background supervisor.
+const role = "KNARR_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(role) == "supervisor" {
+		asked := make(chan os.Signal, 1)
+		signal.Notify(asked, unix.SIGTERM)
+		fmt.Println("ready")
+		<-asked
+		os.Exit(7)
+	}
+	os.Exit(m.Run())
+}
+
 func TestStopEndsTheSupervisor(t *testing.T) {
-	cmd := exec.Command("/bin/sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do read x </dev/zero; done", "knarr-supervise")
+	cmd := exec.Command(os.Args[0], "knarr-supervise")
+	cmd.Env = append(os.Environ(), role+"=supervisor")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -137,7 +156,7 @@ func TestStopEndsTheSupervisor(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := out.Read(make([]byte, 8)); err != nil {
+	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
