@@ -62,6 +62,12 @@ func (e Env) getenv(fallback string, names ...string) string {
 	return fallback
 }
 
+// lookup is os.LookupEnv on the Env: a variable that is empty counts as not set.
+func (e Env) lookup(name string) (string, bool) {
+	value := e.getenv("", name)
+	return value, value != ""
+}
+
 // terminal returns the file behind a stream when it is a terminal. Only then
 // are colours, questions and progress lines for a person in place.
 func terminal(stream any) (*os.File, bool) {
