@@ -36,28 +36,54 @@ use_arch() {
 	export GOOS=linux GOARCH=$ARCH GOARM=7 CC=$CROSS_CC
 }
 
-# go_toolchain puts a Go that is new enough first in PATH, or says what to do.
-# scripts/deps leaves one in the cache where the machine has none.
-go_toolchain() {
-	local dir
-	for dir in "" /usr/local/go/bin /usr/lib/go/bin "$CACHE/go/bin"; do
-		if [ -x "${dir:+$dir/}go" ] || { [ -z "$dir" ] && command -v go >/dev/null; }; then
-			if go_new_enough "${dir:+$dir/}go"; then
-				[ -z "$dir" ] || PATH=$dir:$PATH
-				export PATH
-				return
-			fi
-		fi
+# any_go prints the path of whatever Go there is.
+any_go() {
+	local go
+	for go in go /usr/local/go/bin/go /usr/lib/go/bin/go; do
+		command -v "$go" && return
 	done
-	die "no Go $GO_VERSION or newer found: run 'sudo scripts/deps', or put one in PATH"
+	return 1
 }
 
-# go_new_enough GO: GO works here and is, or can fetch by itself, GO_VERSION.
+# go_toolchain puts a Go that is new enough first in PATH: the machine's, or the
+# one it fetches by itself as go.mod wants, or, where it is too old for that, the
+# same one fetched through it into the cache.
+go_toolchain() {
+	local go
+	go=$(any_go) || die "no Go found: run 'sudo scripts/deps', or put Go $GO_VERSION in PATH"
+	if ! go_new_enough "$go"; then
+		go=$CACHE/go$GO_VERSION/bin/go
+		[ -x "$go" ] || fetch_go "$(any_go)"
+		go_new_enough "$go" || die "$go does not work here: put Go $GO_VERSION or newer in PATH"
+	fi
+	PATH=$(dirname "$go"):$PATH
+	export PATH
+}
+
+# go_new_enough GO: in this source tree, GO is GO_VERSION or newer.
 go_new_enough() {
 	local have
 	have=$(cd "$ROOT" && "$1" env GOVERSION 2>/dev/null) || return 1
 	have=${have#go}
 	[ "$(printf '%s\n' "$GO_VERSION" "${have%%[- ]*}" | sort -V | head -n1)" = "$GO_VERSION" ]
+}
+
+# fetch_go OLD: by means of an older Go, fetch GO_VERSION as the module that Go
+# itself would fetch, verified by the checksum database.
+fetch_go() {
+	local module dir dest=$CACHE/go$GO_VERSION tmp
+	module=golang.org/toolchain@v0.0.1-go$GO_VERSION.linux-$(native_arch)
+	say "fetching Go $GO_VERSION ($module)"
+	mkdir -p "$CACHE"
+	dir=$(cd "$CACHE" && env -u GOOS -u GOARCH "$1" mod download -json "$module" | sed -n 's/^\t"Dir": "\(.*\)",*/\1/p')
+	[ -n "$dir" ] || die "fetching Go $GO_VERSION failed: put it in PATH"
+	tmp=$(mktemp -d "$CACHE/.go.XXXXXX")
+	cp -r "$dir/." "$tmp"
+	chmod -R u+w "$tmp"
+	# A module archive keeps no modes.
+	chmod +x "$tmp"/bin/* "$tmp"/pkg/tool/*/*
+	rm -rf "$dest"
+	mv "$tmp" "$dest"
 }
 
 # need COMMAND...: stop with one message that names all that are missing.
