@@ -1,0 +1,175 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/knarr-io/knarr/pkg/config"
+	"github.com/knarr-io/knarr/pkg/hostcheck"
+)
+
+// checkFlags are flags of `knarr server` that check-config knows too, since they
+// change what of the host matters. The rest comes from file and environment.
+func checkFlags() []string {
+	return []string{"config", "data-dir", "node-name", "https-listen-port", "flannel-backend"}
+}
+
+func checkConfigCommand(env Env) *cli.Command {
+	flags := []cli.Flag{
+		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "`FORMAT`: table or json"},
+	}
+	for _, name := range checkFlags() {
+		flags = append(flags, &cli.StringFlag{Name: name, Usage: "as for `knarr server`"})
+	}
+	return &cli.Command{
+		Name:  "check-config",
+		Usage: "Check that this host and its configuration are fit for knarr, and say what to do",
+		Description: "Looks at kernel, control groups, mounts, ports, memory, network and configuration, and\n" +
+			"changes nothing. The exit code is 1 when something would keep knarr from working.",
+		Flags: flags,
+		Action: func(c *cli.Context) error {
+			if err := noArguments(c); err != nil {
+				return err
+			}
+			format := c.String("output")
+			if format != "table" && format != "json" {
+				return usagef("--output %q: want table or json", format)
+			}
+			var line configLine
+			for _, name := range checkFlags() {
+				if c.IsSet(name) {
+					line.occurrences = append(line.occurrences, config.Occurrence{Name: name, Value: c.String(name)})
+				}
+			}
+			in, err := env.configInput(line)
+			if err != nil {
+				return err
+			}
+			settings, rows := checkedSettings(in)
+			host, err := hostcheck.System(settings.DataDir)
+			if err != nil {
+				return failf("look at this host: %w", err)
+			}
+			rows = append(rows, hostcheck.Run(host, settings)...)
+			return printChecks(env, rows, format)
+		},
+	}
+}
+
+// checkedSettings loads the configuration. Each problem in it is a row, and the
+// host is then checked for the defaults.
+func checkedSettings(in config.Input) (hostcheck.Settings, []hostcheck.Result) {
+	settings := hostcheck.DefaultSettings()
+	server, err := config.LoadServer(in)
+	if err != nil {
+		var problems *config.Error
+		if !errors.As(err, &problems) {
+			return settings, []hostcheck.Result{configurationRow(hostcheck.Fail, err.Error())}
+		}
+		var rows []hostcheck.Result
+		for _, p := range problems.Problems {
+			rows = append(rows, configurationRow(hostcheck.Fail, p.String()))
+		}
+		return settings, rows
+	}
+	settings.DataDir, settings.NodeName = server.DataDir, server.Node.Name
+	settings.Vxlan = server.Network.FlannelBackend == config.FlannelVXLAN
+	var ports []hostcheck.Port
+	for _, port := range settings.Ports {
+		if port.Flag == "--https-listen-port" {
+			port.Number = server.Listener.Port
+		}
+		if port.Network == "udp" && !settings.Vxlan {
+			continue
+		}
+		ports = append(ports, port)
+	}
+	settings.Ports = ports
+	finding := "valid; no file, defaults and environment"
+	if files := server.ConfigFiles; files.Len() > 0 {
+		finding = "valid; read from " + files.At(0)
+		if files.Len() > 1 {
+			finding += fmt.Sprintf(" and %d more", files.Len()-1)
+		}
+	}
+	return settings, []hostcheck.Result{configurationRow(hostcheck.OK, finding)}
+}
+
+func configurationRow(level hostcheck.Level, finding string) hostcheck.Result {
+	r := hostcheck.Result{Group: "knarr", Name: "configuration", Level: level, Finding: finding}
+	if level == hostcheck.Fail {
+		r.Action = "correct it; `knarr server --help` lists every flag, which are the keys of the file as well"
+	}
+	return r
+}
+
+func printChecks(env Env, rows []hostcheck.Result, format string) error {
+	var err error
+	if format == "json" {
+		encoder := json.NewEncoder(env.Stdout)
+		encoder.SetIndent("", "  ")
+		err = encoder.Encode(struct {
+			Level   hostcheck.Level    `json:"level"`
+			Results []hostcheck.Result `json:"results"`
+		}{hostcheck.Worst(rows), rows})
+	} else {
+		_, err = io.WriteString(env.Stdout, checksText(rows, env.colours(env.Stdout)))
+	}
+	if err != nil {
+		return failf("write the results: %w", err)
+	}
+	if n := countLevel(rows, hostcheck.Fail); n > 0 {
+		return failf("%d of %d checks failed", n, len(rows))
+	}
+	return nil
+}
+
+func countLevel(rows []hostcheck.Result, level hostcheck.Level) int {
+	n := 0
+	for _, r := range rows {
+		if r.Level == level {
+			n++
+		}
+	}
+	return n
+}
+
+// levelColour is the escape sequence of a level.
+func levelColour(level hostcheck.Level) string {
+	switch level {
+	case hostcheck.Fail:
+		return "\x1b[31m"
+	case hostcheck.Warn:
+		return "\x1b[33m"
+	default:
+		return "\x1b[32m"
+	}
+}
+
+// checksText is the table for a person, with what is to be done below each finding.
+func checksText(rows []hostcheck.Result, colours bool) string {
+	var b strings.Builder
+	group := ""
+	const indent = 26 // where findings begin
+	for _, r := range rows {
+		if r.Group != group {
+			group = r.Group
+			b.WriteString(group + "\n")
+		}
+		level := fmt.Sprintf("%-4s", r.Level)
+		if colours {
+			level = levelColour(r.Level) + level + "\x1b[0m"
+		}
+		fmt.Fprintf(&b, "  %s  %-16s  %s\n", level, r.Name, wrap(r.Finding, terminalWidth-indent, indent))
+		if r.Action != "" {
+			fmt.Fprintf(&b, "%*s-> %s\n", indent, "", wrap(r.Action, terminalWidth-indent-3, indent+3))
+		}
+	}
+	fmt.Fprintf(&b, "\n%d ok, %d warnings, %d failed\n", countLevel(rows, hostcheck.OK), countLevel(rows, hostcheck.Warn), countLevel(rows, hostcheck.Fail))
+	return b.String()
+}
