@@ -61,7 +61,8 @@ func localStore(s *Server) bool {
 // check reports what contradicts each other. It only compares flags whose own
 // values are fine.
 func (l *loader) check(s *Server) {
-	l.checkPairs(s)
+	l.checkPairs()
+	l.checkRegistryFile(s)
 	l.checkNode(s)
 	if l.role == RoleServer {
 		l.checkRanges(s)
@@ -77,7 +78,7 @@ func (l *loader) off(name string) bool {
 }
 
 // checkPairs sees to flags that exclude or need each other.
-func (l *loader) checkPairs(*Server) {
+func (l *loader) checkPairs() {
 	if l.given("token") && l.given("token-file") {
 		l.conflict("token-file", "the token is given by %s already; remove one of them", l.where("token"))
 	}
@@ -89,6 +90,16 @@ func (l *loader) checkPairs(*Server) {
 			if other := pair[1-i]; l.given(name) && !l.given(other) {
 				l.conflict(name, "needs --%s as well", other)
 			}
+		}
+	}
+}
+
+// checkRegistryFile sees to it that a registries.yaml that was named is there;
+// the default one need not be.
+func (l *loader) checkRegistryFile(s *Server) {
+	if l.given("private-registry") && l.fine("private-registry") && s.Runtime.PrivateRegistry != DefaultRegistryFile {
+		if _, err := l.in.readFile(s.Runtime.PrivateRegistry); err != nil {
+			l.report(l.where("private-registry"), s.Runtime.PrivateRegistry, "cannot read it: "+err.Error()+"; want the path of a readable file")
 		}
 	}
 }

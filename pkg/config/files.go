@@ -31,8 +31,10 @@ func (l *loader) readFiles(line []setting) map[string][]setting {
 	case err == nil:
 		l.mergeFile(merged, main.text, data)
 	case errors.Is(err, fs.ErrNotExist) && main.where == "":
-	default:
+	case main.where == "":
 		l.report(main.text, "", fmt.Sprintf("cannot read the configuration file: %v", err))
+	default:
+		l.report(main.where, main.text, fmt.Sprintf("cannot read the configuration file: %v", err))
 	}
 	dir := main.text + ".d"
 	entries, err := l.in.readDir(dir)

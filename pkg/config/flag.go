@@ -74,15 +74,16 @@ func (f *Flag) ShownDefault() string {
 	return f.Default
 }
 
-// Flags is the table of the flags that a role takes, in the order in which help
-// and documentation show them. The caller owns the result.
+// Flags is the table of the flags that a role takes, in the order of the
+// documentation. The caller owns the result.
 func Flags(role Role) []Flag {
-	return slices.DeleteFunc(table(), func(f Flag) bool { return f.Roles&role == 0 })
+	return slices.DeleteFunc(Table(), func(f Flag) bool { return f.Roles&role == 0 })
 }
 
-// table is every flag there is. Each category is a function of its own, so that
-// a new flag is one row in one of them.
-func table() []Flag {
+// Table is every flag of every role, in the order of the documentation. The
+// caller owns the result.
+func Table() []Flag {
+	// Each category is a function of its own; a new flag is one row in one.
 	return slices.Concat(
 		configFlags(),
 		listenerFlags(),

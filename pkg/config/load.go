@@ -17,8 +17,8 @@ type Input struct {
 	Words []string
 	// LookupEnv is os.LookupEnv; nil is an empty environment.
 	LookupEnv func(string) (string, bool)
-	// FS is the host's file system, rooted at /; nil is an empty one. See
-	// [HostInput].
+	// FS is the host's file system, rooted at / (os.DirFS("/")); nil is an empty
+	// one.
 	FS fs.FS
 	// WorkDir is the absolute directory relative paths are taken from.
 	WorkDir string
@@ -56,8 +56,19 @@ func LoadAgent(in Input) (Agent, error) {
 }
 
 func load(in Input, role Role) (Server, error) {
+	l, s := fill(in, role)
+	l.check(&s)
+	if len(l.problems) > 0 {
+		return Server{}, &Error{Problems: l.problems}
+	}
+	return s, nil
+}
+
+// fill gives every flag's field its value; what cannot be parsed is among the
+// loader's problems then, and its field zero.
+func fill(in Input, role Role) (*loader, Server) {
 	flags := Flags(role)
-	l := &loader{in: in, role: role, flags: newIndex(flags), all: newIndex(table()),
+	l := &loader{in: in, role: role, flags: newIndex(flags), all: newIndex(Table()),
 		origin: make(map[string]setting), bad: make(map[string]bool)}
 	line := l.readCommandLine()
 	files := l.readFiles(line["config"])
@@ -70,11 +81,7 @@ func load(in Input, role Role) (Server, error) {
 	}
 	s.ConfigFiles = ListOf(l.read...)
 	l.deriveNode(&s)
-	l.check(&s)
-	if len(l.problems) > 0 {
-		return Server{}, &Error{Problems: l.problems}
-	}
-	return s, nil
+	return l, s
 }
 
 // loader is the state of one Load.

@@ -77,7 +77,7 @@ func nodeTaint() parser[Taint] {
 	p.parse = func(_ *Input, text string) (Taint, error) {
 		rest, effect, ok := strings.Cut(text, ":")
 		if !ok {
-			return Taint{}, errors.New("has no effect")
+			return Taint{}, errors.New("the effect is missing")
 		}
 		if !slices.Contains(effects, effect) {
 			if hint := nearest(effect, effects); hint != "" {

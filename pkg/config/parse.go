@@ -27,11 +27,6 @@ func boolean(negate bool) parser[bool] {
 	}, false}
 }
 
-// anyText takes every text.
-func anyText(allowed string) parser[string] {
-	return checked(allowed, "", func(string) bool { return true })
-}
-
 // checked takes the texts for which ok holds; wrong says what the others are.
 func checked(allowed, wrong string, ok func(string) bool) parser[string] {
 	return parser[string]{allowed, func(_ *Input, text string) (string, error) {
@@ -63,8 +58,8 @@ func component() parser[string] {
 	if len(names) > 0 {
 		return choice(names...)
 	}
-	return parser[string]{"nothing: this version packages no components", func(*Input, string) (string, error) {
-		return "", errors.New("no such packaged component")
+	return parser[string]{"no value yet: there are no packaged components to disable", func(*Input, string) (string, error) {
+		return "", errors.New("not a packaged component")
 	}, false}
 }
 
@@ -249,7 +244,7 @@ func secretFile() parser[Secret] {
 // endpoint takes a datastore's address: kine's schemes, which stand before ://.
 func endpoint() parser[Secret] {
 	schemes := []string{"sqlite", "mysql", "postgres", "nats", "http", "https"}
-	p := parser[Secret]{allowed: "an address that begins with " + oneOf(schemes) + " and ://", secret: true}
+	p := parser[Secret]{allowed: "SCHEME://..., the scheme " + oneOf(schemes), secret: true}
 	p.parse = func(_ *Input, text string) (Secret, error) {
 		for part := range strings.SplitSeq(text, ",") {
 			scheme, rest, ok := strings.Cut(part, "://")
@@ -287,7 +282,7 @@ func fileMode() parser[fs.FileMode] {
 
 // hostOrIP takes what a certificate can be for.
 func hostOrIP() parser[string] {
-	return checked("a DNS name or an IP address", "neither of them", func(text string) bool {
+	return checked("a DNS name or an IP address", "not what a certificate can be for", func(text string) bool {
 		if _, err := netip.ParseAddr(text); err == nil {
 			return true
 		}
@@ -351,7 +346,7 @@ func registry() parser[string] {
 
 // group takes a group's name or number.
 func group() parser[string] {
-	return checked("a group's name or number", "neither of them", func(text string) bool {
+	return checked("a group's name or number", "not a group", func(text string) bool {
 		return !strings.ContainsAny(text, ": \t/,")
 	})
 }

@@ -38,7 +38,7 @@ func configFlags() []Flag {
 
 func listenerFlags() []Flag {
 	return []Flag{
-		{Name: "bind-address", DefaultText: "0.0.0.0, or :: when the first service-cidr is IPv6", Roles: RoleServer,
+		{Name: "bind-address", DefaultText: "0.0.0.0, or :: in a cluster with IPv6", Roles: RoleServer,
 			Category: "Listener and data", Usage: "Serve the API on `IP`",
 			bind: one(address(), func(s *Server) *netip.Addr { return &s.Listener.BindAddress })},
 		{Name: "https-listen-port", Default: "6443", Roles: RoleServer,
@@ -77,7 +77,7 @@ func networkFlags() []Flag {
 			Category: "Network", Usage: "Name the cluster's DNS `DOMAIN`",
 			bind: one(domain(), func(s *Server) *string { return &s.Network.Domain })},
 		{Name: "flannel-backend", Default: FlannelVXLAN, Roles: RoleServer,
-			Category: "Network", Usage: "Connect the pods of different nodes by `BACKEND`; none leaves the network to you",
+			Category: "Network", Usage: "Connect the pods of different nodes by `BACKEND`: vxlan, host-gw, or none, which leaves the network to you",
 			bind: one(choice(FlannelVXLAN, FlannelHostGW, FlannelNone), func(s *Server) *string { return &s.Network.FlannelBackend })},
 		{Name: "flannel-ipv6-masq", Default: "false", Roles: RoleServer,
 			Category: "Network", Usage: "Hide pods behind their node for IPv6, too",

@@ -41,7 +41,7 @@ func runtimeFlags() []Flag {
 			Category: "Container runtime", Usage: "Run containers with containerd's runtime `NAME`",
 			bind: one(handler(), func(s *Server) *string { return &s.Runtime.DefaultRuntime })},
 		{Name: "snapshotter", Default: "overlayfs", Roles: Both,
-			Category: "Container runtime", Usage: "Keep containers' file systems with containerd's snapshotter `NAME`",
+			Category: "Container runtime", Usage: "Keep containers' file systems with containerd's snapshotter `NAME`: overlayfs, native or btrfs",
 			bind: one(choice("overlayfs", "native", "btrfs"), func(s *Server) *string { return &s.Runtime.Snapshotter })},
 		{Name: "pause-image", DefaultText: "the bundled one", Roles: Both,
 			Category: "Container runtime", Usage: "Hold pods with the sandbox image `IMAGE`",

@@ -1,0 +1,172 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestTable(t *testing.T) {
+	seen := make(map[string]string)
+	for _, f := range Table() {
+		for _, name := range append(f.Names(), f.Env) {
+			if first, ok := seen[name]; ok && name != "" {
+				t.Errorf("%s and %s are both called %s", first, f.Name, name)
+			}
+			seen[name] = f.Name
+		}
+		if f.Roles&Both == 0 || f.Roles&^Both != 0 || f.Category == "" || f.Usage == "" || f.bind == nil {
+			t.Errorf("%s: the row is incomplete: %+v", f.Name, f)
+			continue
+		}
+		if f.Env != "" && !strings.HasPrefix(f.Env, "KNARR_") {
+			t.Errorf("%s: variable %s", f.Name, f.Env)
+		}
+		if f.Boolean() && f.Default != "false" {
+			t.Errorf("%s: a switch needs the default false", f.Name)
+		}
+		if !f.Boolean() && strings.Count(f.Usage, "`") != 2 {
+			t.Errorf("%s: its usage does not name the value", f.Name)
+		}
+		if strings.HasSuffix(f.Usage, ".") || f.Wants() == "" {
+			t.Errorf("%s: usage %q, wants %q", f.Name, f.Usage, f.Wants())
+		}
+	}
+}
+
+// samples has a value other than the default for every flag, and what else that
+// flag needs to be of use.
+func samples() map[string]given {
+	arg := func(args ...string) given {
+		return given{args: args, files: map[string]string{"/f": "x", "/g": "x", "/dir/x": ""}}
+	}
+	store := "datastore-endpoint=postgres://h/db"
+	return map[string]given{
+		"config": arg("config=/f.yaml"), "debug": arg("debug"), "v": arg("v=4"), "vmodule": arg("vmodule=a=1,b=2"),
+		"log": arg("log=/l"), "alsologtostderr": arg("log=/l", "alsologtostderr"),
+		"bind-address": arg("bind-address=192.0.2.1"), "https-listen-port": arg("https-listen-port=7443"),
+		"advertise-address": arg("advertise-address=192.0.2.2"), "advertise-port": arg("advertise-port=443"),
+		"tls-san": arg("tls-san=k.example.com,*.example.com", "tls-san=192.0.2.3"), "data-dir": arg("data-dir=/data"),
+		"cluster-cidr": arg("cluster-cidr=10.0.0.0/16"), "service-cidr": arg("service-cidr=10.1.0.0/16"),
+		"service-node-port-range": arg("service-node-port-range=20000-20100"), "cluster-dns": arg("cluster-dns=10.43.0.53"),
+		"cluster-domain": arg("cluster-domain=example.internal"), "flannel-backend": arg("flannel-backend=host-gw"),
+		"flannel-ipv6-masq": arg("flannel-ipv6-masq"), "flannel-iface": arg("flannel-iface=eth1"),
+		"node-ip": arg("node-ip=192.0.2.4,2001:db8::4"), "node-external-ip": arg("node-external-ip=198.51.100.4"),
+		"resolv-conf": arg("resolv-conf=/f"),
+		"token":       arg("token=secret"), "token-file": arg("token-file=/f"),
+		"write-kubeconfig": arg("write-kubeconfig=/k"), "write-kubeconfig-mode": arg("write-kubeconfig-mode=640"),
+		"write-kubeconfig-group": arg("write-kubeconfig-group=adm"),
+		"datastore-endpoint":     arg(store), "datastore-cafile": arg(store, "datastore-cafile=/f"),
+		"datastore-certfile": arg(store, "datastore-keyfile=/g", "datastore-certfile=/f"),
+		"datastore-keyfile":  arg(store, "datastore-certfile=/f", "datastore-keyfile=/g"),
+		"disable-scheduler":  arg("disable-scheduler"), "disable-cloud-controller": arg("disable-cloud-controller"),
+		"disable-kube-proxy": arg("disable-kube-proxy"),
+		"kube-apiserver-arg": arg("kube-apiserver-arg=v=4"), "kube-controller-manager-arg": arg("kube-controller-manager-arg=v=4"),
+		"kube-scheduler-arg": arg("kube-scheduler-arg=v=4"), "kube-cloud-controller-manager-arg": arg("kube-cloud-controller-manager-arg=v=4"),
+		"kubelet-arg": arg("kubelet-arg=v=4"), "kube-proxy-arg": arg("kube-proxy-arg=v=4"),
+		"node-name": arg("node-name=n1"), "with-node-id": arg("with-node-id"),
+		"node-label": arg("node-label=a=b,example.com/c=d"), "node-taint": arg("node-taint=a=b:NoSchedule"),
+		"image-credential-provider-bin-dir": arg("image-credential-provider-config=/f", "image-credential-provider-bin-dir=/dir"),
+		"image-credential-provider-config":  arg("image-credential-provider-bin-dir=/dir", "image-credential-provider-config=/f"),
+		"protect-kernel-defaults":           arg("protect-kernel-defaults"), "prefer-bundled-bin": arg("prefer-bundled-bin"),
+		"container-runtime-endpoint": arg("container-runtime-endpoint=/run/crio.sock"),
+		"image-service-endpoint":     arg("image-service-endpoint=unix:///run/images.sock"),
+		"default-runtime":            arg("default-runtime=crun"), "snapshotter": arg("snapshotter=native"),
+		"pause-image": arg("pause-image=registry.example.com/pause:1"), "private-registry": arg("private-registry=/f"),
+		"disable-default-registry-endpoint": arg("disable-default-registry-endpoint"), "nonroot-devices": arg("nonroot-devices"),
+		"selinux": arg("selinux"), "system-default-registry": arg("system-default-registry=registry.example.com:5000/knarr"),
+		"enable-pprof": arg("enable-pprof"),
+	}
+}
+
+// needsFile is what a sample names with --config.
+const needsFile = "/f.yaml"
+
+// TestEveryFlagFillsItsField loads each sample and writes down which fields
+// differ from a load without that one flag: the golden file is the map from
+// flags to fields.
+func TestEveryFlagFillsItsField(t *testing.T) {
+	var b strings.Builder
+	for _, f := range Table() {
+		if f.Name == "disable" {
+			continue // there is no value yet that it allows: see PackagedComponents
+		}
+		g, ok := samples()[f.Name]
+		if !ok {
+			t.Errorf("%s has no sample here", f.Name)
+			continue
+		}
+		g.files[needsFile] = ""
+		without := g
+		without.args = slices.DeleteFunc(slices.Clone(g.args), func(a string) bool { return a == f.Name || strings.HasPrefix(a, f.Name+"=") })
+		_, base := fill(without.input(), RoleServer) // one of two flags that need each other may be missing
+		got, err := LoadServer(g.input())
+		if err != nil && f.Roles&RoleServer != 0 {
+			t.Errorf("%s: %v", f.Name, err)
+			continue
+		}
+		diff := fieldDiff("", reflect.ValueOf(base), reflect.ValueOf(got))
+		if len(diff) == 0 {
+			t.Errorf("%s changes nothing", f.Name)
+		}
+		fmt.Fprintf(&b, "%-36s %s\n", f.Name, strings.Join(diff, "; "))
+		if f.Roles&RoleAgent == 0 {
+			continue
+		}
+		if agent, err := LoadAgent(g.input()); err != nil || !reflect.DeepEqual(agent.Common, got.Common) {
+			t.Errorf("%s: an agent has %+v, %v", f.Name, agent, err)
+		}
+	}
+	golden(t, "testdata/fields.golden", b.String())
+}
+
+// fieldDiff lists the fields of two structs that differ, with the second value.
+func fieldDiff(path string, a, b reflect.Value) []string {
+	var diff []string
+	for i := range a.NumField() {
+		name := strings.TrimPrefix(path+"."+a.Type().Field(i).Name, ".")
+		name = strings.TrimPrefix(name, "Common.")
+		fa, fb := a.Field(i), b.Field(i)
+		switch {
+		case name == "ConfigFiles" || reflect.DeepEqual(fa.Interface(), fb.Interface()):
+		case isSection(fa.Type()):
+			diff = append(diff, fieldDiff(name, fa, fb)...)
+		default:
+			diff = append(diff, fmt.Sprintf("%s=%v", name, fb.Interface()))
+		}
+	}
+	return diff
+}
+
+// isSection reports whether a type groups fields, rather than being one value.
+func isSection(t reflect.Type) bool {
+	return t.Kind() == reflect.Struct && t.PkgPath() == reflect.TypeFor[Server]().PkgPath() &&
+		t.Field(0).IsExported() && t != reflect.TypeFor[PortRange]()
+}
+
+// TestAgentFlagsStayInCommon sees to it that no flag of an agent fills a field
+// that an agent does not have.
+func TestAgentFlagsStayInCommon(t *testing.T) {
+	base := mustLoad(t, given{})
+	for _, f := range Flags(RoleAgent) {
+		g := samples()[f.Name]
+		g.files[needsFile] = ""
+		s := mustLoad(t, g)
+		s.Common = base.Common
+		if !reflect.DeepEqual(s, base) {
+			t.Errorf("%s fills a field of Server alone", f.Name)
+		}
+	}
+}
+
+func TestServerFlagsAreNotAnAgents(t *testing.T) {
+	_, err := LoadAgent(given{args: []string{"cluster-cidr=10.0.0.0/8"}, files: map[string]string{mainFile: "disable-scheduler: true"}}.input())
+	want := "bad configuration, 2 problems:\n" +
+		"  - --cluster-cidr: a flag of another command; `knarr agent` does not take it\n" +
+		"  - /etc/knarr/config.yaml:1: disable-scheduler: a key of another command; `knarr agent` does not take it"
+	if err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+}
