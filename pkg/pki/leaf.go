@@ -58,6 +58,7 @@ func inspectPair(certPEM, keyPEM []byte) leafState {
 		s.problem = "the certificate is damaged"
 	case !samePublicKey(s.key, s.cert):
 		s.problem = "the private key does not belong to the certificate"
+		s.key = nil // whose it is, is not known
 	}
 	return s
 }

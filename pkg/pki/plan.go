@@ -156,12 +156,12 @@ func checkSAN(san string) error {
 	if _, err := netip.ParseAddr(san); err == nil {
 		return nil
 	}
-	label := `[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?`
+	const label = `[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?`
 	name := regexp.MustCompile(`^(\*\.)?` + label + `(\.` + label + `)*\.?$`)
 	if len(san) <= 253 && name.MatchString(san) {
 		return nil
 	}
-	if host, _, err := net.SplitHostPort(san); err == nil {
+	if host, port, err := net.SplitHostPort(san); err == nil && !strings.Contains(port, "/") {
 		return fmt.Errorf("tls-san %q has a port: write %q", san, host)
 	}
 	return fmt.Errorf("tls-san %q is neither a host name nor an IP address", san)
