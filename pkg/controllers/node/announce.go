@@ -1,0 +1,94 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
+
+	"github.com/knarr-io/knarr/pkg/retry"
+)
+
+// Announce waits until the kubelet has registered the node and then puts its addresses into its annotations, for the
+// [Controller] on a server. It runs on the node's side and needs no more than a kubelet's rights: to get, watch and
+// patch its own Node. Annotations of ours that an earlier configuration left and this one does not have are removed;
+// when all is as it should be, nothing is written.
+//
+// It tries again while the API is away, so the only errors are that ctx ended and that the API refuses.
+func Announce(ctx context.Context, client kubernetes.Interface, nodeName string, a Addresses) error {
+	want := a.annotations(nodeName)
+	return retry.Until(ctx, "node "+nodeName+" to be registered", retry.Backoff{}, func(ctx context.Context) (bool, error) {
+		node, err := await(ctx, client, nodeName)
+		if err != nil {
+			return false, err
+		}
+		patch, err := annotate(node, want)
+		if err != nil || patch == nil {
+			return true, err
+		}
+		_, err = client.CoreV1().Nodes().Patch(ctx, nodeName, types.MergePatchType, patch, metav1.PatchOptions{})
+		if err == nil {
+			return true, nil
+		}
+		final := apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err)
+		return final, fmt.Errorf("announce the addresses of node %s: %w", nodeName, err)
+	})
+}
+
+// await returns the Node as soon as there is one. It watches: a registration is noticed at once and waiting is free.
+func await(ctx context.Context, client kubernetes.Interface, nodeName string) (*corev1.Node, error) {
+	nodes := client.CoreV1().Nodes()
+	// The node authorizer allows a kubelet to list and watch only with this selector.
+	selector := fields.OneTermEqualSelector("metadata.name", nodeName).String()
+	own := cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o.FieldSelector = selector
+			return nodes.List(ctx, o)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.FieldSelector = selector
+			return nodes.Watch(ctx, o)
+		},
+	}, client)
+	event, err := watchtools.UntilWithSync(ctx, own, &corev1.Node{}, nil, func(e watch.Event) (bool, error) {
+		node, ok := e.Object.(*corev1.Node)
+		return ok && node.Name == nodeName && e.Type != watch.Deleted, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch node %s: %w", nodeName, err)
+	}
+	return event.Object.(*corev1.Node), nil // as the condition has seen
+}
+
+// annotate makes the merge patch that gives node the annotations; nil when it has them. A merge patch touches only
+// the keys it names, so it conflicts with nobody.
+func annotate(node *corev1.Node, want map[string]string) ([]byte, error) {
+	change := make(map[string]*string)
+	for key, text := range want {
+		old, there := node.Annotations[key]
+		switch {
+		case text == "" && there:
+			change[key] = nil
+		case text != old:
+			change[key] = &text
+		}
+	}
+	if len(change) == 0 {
+		return nil, nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": change}})
+	if err != nil {
+		return nil, fmt.Errorf("encode the annotations of node %s: %w", node.Name, err)
+	}
+	return patch, nil
+}

@@ -1,0 +1,125 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes/fake"
+	kubetesting "k8s.io/client-go/testing"
+)
+
+func TestAnnounce(t *testing.T) {
+	a := Addresses{InternalIPs: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}}
+	done := map[string]string{AnnotationInternalIP: "10.0.0.1,fd00::1", AnnotationHostname: "a", "other": "stays"}
+	tests := []struct {
+		name    string
+		has     map[string]string
+		patches int
+	}{
+		{"first time", map[string]string{"other": "stays"}, 1},
+		{"nothing new", done, 0},
+		{"what is not announced any more goes", map[string]string{AnnotationExternalIP: "192.0.2.1", AnnotationHostname: "old", "other": "stays"}, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", Annotations: tt.has}})
+			if err := Announce(t.Context(), client, "a", a); err != nil {
+				t.Fatal(err)
+			}
+			n, err := client.CoreV1().Nodes().Get(t.Context(), "a", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !maps.Equal(n.Annotations, done) {
+				t.Errorf("annotations are %v, want %v", n.Annotations, done)
+			}
+			if got := count(client, "patch"); got != tt.patches {
+				t.Errorf("%d patches, want %d", got, tt.patches)
+			}
+		})
+	}
+}
+
+func count(client *fake.Clientset, verb string) (n int) {
+	for _, a := range client.Actions() {
+		if a.Matches(verb, "nodes") {
+			n++
+		}
+	}
+	return n
+}
+
+func TestAnnounceWaitsForTheRegistration(t *testing.T) {
+	client := fake.NewClientset()
+	watching := make(chan struct{}, 16)
+	client.PrependWatchReactor("nodes", func(action kubetesting.Action) (bool, watch.Interface, error) {
+		w, err := client.Tracker().Watch(action.GetResource(), "")
+		watching <- struct{}{}
+		return true, w, err
+	})
+	result := make(chan error, 1)
+	go func() { result <- Announce(t.Context(), client, "a", Addresses{}) }()
+	<-watching
+	for _, name := range []string{"b", "a"} {
+		if _, err := client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-result; err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"a": "a", "b": ""} {
+		n, err := client.CoreV1().Nodes().Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := n.Annotations[AnnotationHostname]; got != want {
+			t.Errorf("node %s has the host name %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestAnnounceFails(t *testing.T) {
+	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "nodes"}, "a", errors.New("not yours"))
+	tests := []struct {
+		name     string
+		failures []error
+		want     func(error) bool
+	}{
+		{"the API is away for a moment", []error{errors.New("connection refused")}, func(err error) bool { return err == nil }},
+		{"the API refuses", []error{forbidden, nil}, apierrors.IsForbidden},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
+			client.PrependReactor("patch", "nodes", func(kubetesting.Action) (bool, runtime.Object, error) {
+				if len(tt.failures) == 0 {
+					return false, nil, nil
+				}
+				err := tt.failures[0]
+				tt.failures = tt.failures[1:]
+				return true, nil, err
+			})
+			if err := Announce(t.Context(), client, "a", Addresses{}); !tt.want(err) {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+	t.Run("nobody registers", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		if err := Announce(ctx, fake.NewClientset(), "a", Addresses{}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
