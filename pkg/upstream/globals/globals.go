@@ -1,0 +1,122 @@
+// Package globals sets what a process has only once and what everything that is
+// embedded in it shares: where klog, logrus, grpclog, OpenTelemetry and the log
+// package write, the feature gates, environment variables, umask, the garbage
+// collector. It is the one package that does; nobody calls logsapi.ValidateAndApply
+// (component-base/logs/api/v1), which may run once and would take klog away.
+//
+// It is not a component and starts nothing. [Apply] comes before anything else of
+// upstream, [ApplyFeatureGates] when all argument lists are parsed and before the
+// first component starts. There is no way back: the settings last as long as the
+// process.
+package globals
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/client-go/rest"
+)
+
+// Config is what is global.
+type Config struct {
+	// Handler receives all records. What Verbosity lets pass is handed to its
+	// Handle without asking its Enabled: upstream's levels have a scale of their
+	// own. Each record names its "component".
+	Handler slog.Handler
+	// Verbosity is klog's -v. At 0 only warnings and errors of upstream pass; from
+	// 1 on its Info, from 4 on the Debug of what has levels with names, too.
+	Verbosity int
+	// VModule is klog's -vmodule, PATTERN=LEVEL each. Giving it lets upstream's
+	// Info pass, as a Verbosity of 1 does.
+	VModule []string
+
+	// PATH replaces the variable of the same name; "" leaves it alone.
+	PATH string
+	// TempDir becomes TMPDIR: it is made with mode 0700 and emptied of what an
+	// earlier process left there; "" leaves TMPDIR alone.
+	TempDir string
+	// OOMScoreAdj is the process's own, in [-1000, 1000]; 0 leaves it alone. That a
+	// lower one is not permitted is a debug record, not an error.
+	OOMScoreAdj int
+	// GCPercent is GOGC; 0 leaves it alone, -1 switches it off.
+	GCPercent int
+	// MemoryLimit is GOMEMLIMIT in bytes; 0 leaves it alone.
+	MemoryLimit int64
+}
+
+// umask is what containerd and the kubelet are written for: both make directories
+// that processes of other users must be able to enter (snapshots, volumes,
+// hostPath's DirectoryOrCreate) with a plain mkdir of mode 0755.
+const umask = 0o022
+
+// applied and gated note that the process has its settings. They are the reason
+// why tests of this package share one process with care.
+var applied, gated atomic.Bool
+
+// Apply makes c the settings of the process. It may be called once.
+func Apply(c Config) error {
+	if !applied.CompareAndSwap(false, true) {
+		return errors.New("apply the settings of the process: they were applied already, and can be only once")
+	}
+	b := bridge{handler: c.Handler, verbosity: c.Verbosity}
+	if len(c.VModule) > 0 {
+		b.verbosity = max(b.verbosity, 1)
+	}
+	if err := b.useKlog(c.Verbosity, c.VModule); err != nil {
+		return err
+	}
+	b.useLogrus()
+	b.useGRPC()
+	b.useStandard()
+	b.useOTel()
+	// kube-apiserver and kube-controller-manager do so first thing
+	// (cmd/kube-apiserver/app/server.go:91, cmd/kube-controller-manager/app/controllermanager.go:130):
+	// the API's warnings are for people with kubectl.
+	rest.SetDefaultWarningHandler(rest.NoWarnings{})
+
+	log := slog.New(c.Handler)
+	unix.Umask(umask)
+	if c.PATH != "" {
+		if err := os.Setenv("PATH", c.PATH); err != nil {
+			return fmt.Errorf("set PATH: %w", err)
+		}
+	}
+	if err := useTempDir(c.TempDir, log); err != nil {
+		return err
+	}
+	if err := setOOMScore(c.OOMScoreAdj, log); err != nil {
+		return err
+	}
+	tellLimits(log)
+	if c.GCPercent != 0 {
+		debug.SetGCPercent(c.GCPercent)
+	}
+	if c.MemoryLimit != 0 {
+		debug.SetMemoryLimit(c.MemoryLimit)
+	}
+	return nil
+}
+
+// passes tells whether a record of upstream at this level is wanted. slog's levels
+// and klog's meet as logr has it: V(n) is -n, hence Info is V(0), Debug V(4).
+func (b bridge) passes(level slog.Level) bool {
+	return level >= slog.LevelWarn || b.verbosity > 0 && int(level) >= -b.verbosity
+}
+
+// bridge leads the logs of upstream to one handler.
+type bridge struct {
+	handler   slog.Handler
+	verbosity int
+}
+
+// write hands over a record that passes.
+func (b bridge) write(r slog.Record) {
+	// There is nowhere left to report a failure to write the log.
+	_ = b.handler.Handle(context.Background(), r)
+}
