@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -76,7 +77,10 @@ func inventoryCA(now time.Time, ca PlannedCA) (Row, *authority, error) {
 		return row, nil, err
 	}
 	if certPEM == nil || keyPEM == nil {
-		row.Status, row.Reason = StatusMissing, "the certificate or its private key is missing"
+		row.Status = StatusMissing
+		if certPEM != nil {
+			row.Reason = "the private key is missing"
+		}
 		return row, nil, nil
 	}
 	a, err := parseAuthority(certPEM, keyPEM)
@@ -90,7 +94,10 @@ func inventoryCA(now time.Time, ca PlannedCA) (Row, *authority, error) {
 		row.Status, row.Reason = StatusDamaged, err.Error()
 		return row, nil, nil
 	case len(a.warnings) > 0:
-		row.Status, row.Reason = StatusEnding, a.warnings[len(a.warnings)-1]
+		row.Reason = strings.Join(a.warnings, "; ")
+		if a.notAfter.Sub(now) < caExpiryWarning {
+			row.Status = StatusEnding
+		}
 	}
 	return row, a, nil
 }
@@ -100,6 +107,8 @@ func (row *Row) fillLeaf(now time.Time, c Config, leaf PlannedLeaf, s leafState,
 		row.describe(now, s.cert)
 	}
 	switch {
+	case s.certPEM == nil && s.keyPEM == nil:
+		row.Status = StatusMissing
 	case s.certPEM == nil:
 		row.Status, row.Reason = StatusMissing, s.problem
 	case s.problem != "":
