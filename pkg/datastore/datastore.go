@@ -69,6 +69,9 @@ type backend struct {
 	server.Backend
 	// close ends the engine and waits for its goroutines. It is called after the last call has returned.
 	close func() error
+	// failed, when not nil, is closed when the engine cannot go on; err then says why.
+	failed <-chan struct{}
+	err    func() error
 	// compactRevision is nil when the engine cannot tell.
 	compactRevision func() int64
 }

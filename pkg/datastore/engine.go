@@ -2,6 +2,7 @@ package datastore
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/url"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	kinesqlite "github.com/k3s-io/kine/pkg/drivers/sqlite"
 	"github.com/k3s-io/kine/pkg/server"
 	kinetls "github.com/k3s-io/kine/pkg/tls"
+	"github.com/knarr-io/knarr/pkg/datastore/sqlite"
 )
 
 const (
@@ -42,7 +44,7 @@ type engine struct {
 func engines() map[string]engine {
 	etcd := engine{name: engineEtcd}
 	return map[string]engine{
-		"":            {name: engineSQLite, local: true, open: openKine(kinesqlite.New, kineSQLiteDSN)},
+		"":            {name: engineSQLite, local: true, open: openSQLite},
 		"kine-sqlite": {name: engineKineSQLite, local: true, open: openKine(kinesqlite.New, kineSQLiteDSN)},
 		"postgres":    {name: enginePostgres, open: openKine(pgsql.New, nil)},
 		"postgresql":  {name: enginePostgres, open: openKine(pgsql.New, nil)},
@@ -93,6 +95,20 @@ func redact(endpoint string) string {
 func kineSQLiteDSN(c Config) string {
 	return filepath.Join(c.Dir, "state.db") +
 		"?_journal_mode=WAL&_busy_timeout=30000&_synchronous=FULL&_txlock=immediate&_stmt_cache_size=20&cache=shared"
+}
+
+// openSQLite opens our own engine.
+func openSQLite(c Config, log *slog.Logger) (*backend, error) {
+	b, err := sqlite.Open(c.Dir, sqlite.Options{Log: log})
+	if err != nil {
+		return nil, err
+	}
+	if err := b.Start(context.Background()); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return &backend{
+		Backend: b, close: b.Close, compactRevision: b.CompactRevision, failed: b.Failed(), err: b.Err,
+	}, nil
 }
 
 // openKine opens one of kine's drivers with the values of kine's own command line (kine v0.17.5 pkg/app/app.go:60-230).

@@ -52,11 +52,16 @@ func (c *Component) serve(ctx context.Context, b *backend, ready func()) error {
 		})
 	}
 	group.Go(func() error {
-		<-gctx.Done()
+		var err error
+		select {
+		case <-gctx.Done():
+		case <-b.failed:
+			err = b.err()
+		}
 		t := time.AfterFunc(stopGrace, g.Stop)
 		defer t.Stop()
 		g.GracefulStop()
-		return nil
+		return err
 	})
 	ready()
 	return group.Wait()

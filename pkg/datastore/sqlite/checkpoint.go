@@ -1,0 +1,86 @@
+package sqlite
+
+import "fmt"
+
+const (
+	// walSoftLimit is how much is written to the log before it is copied to the database, beside the writer.
+	walSoftLimit = 4 << 20
+	// walHardLimit is the size at which the writer itself copies the rest, so that the log starts over.
+	walHardLimit = 16 << 20
+)
+
+// walState decides when to checkpoint. The writer never waits for a whole checkpoint: most of the copying is done by
+// checkpointLoop on a connection of its own, and only what was written during that is left to the writer, who alone can
+// make the log start over. Used by the writer, but for the channels.
+type walState struct {
+	used    int64 // bytes in the log, an estimate between checkpoints
+	pending int64 // of these not in the database yet
+	running bool
+	kick    chan struct{}
+	done    chan checkpointed
+}
+
+type checkpointed struct {
+	frames, copied int64
+	err            error
+}
+
+func (w *walState) init() {
+	w.kick, w.done = make(chan struct{}, 1), make(chan checkpointed, 1)
+}
+
+// wrote takes note of a transaction: its rows, and about two pages beside them.
+func (w *walState) wrote(rows, bytes int) {
+	n := int64(bytes+bytes/8) + int64(rows)*64 + 3*pageSize
+	w.used += n
+	w.pending += n
+}
+
+// start begins a checkpoint when one is due.
+func (w *walState) start() {
+	if w.pending >= walSoftLimit && !w.running {
+		w.running = true
+		w.kick <- struct{}{}
+	}
+}
+
+// checkpointLoop copies the log into the database while the writer goes on.
+func (b *Backend) checkpointLoop() {
+	defer b.wg.Done()
+	for {
+		select {
+		case <-b.stop:
+			return
+		case <-b.failed:
+			return
+		case <-b.w.wal.kick:
+			b.w.wal.done <- checkpoint(b.w.checkpointer)
+		}
+	}
+}
+
+func checkpoint(c *conn) checkpointed {
+	n, _, err := c.ints("PRAGMA wal_checkpoint(PASSIVE)")
+	if err != nil {
+		return checkpointed{err: err}
+	}
+	return checkpointed{frames: n[1], copied: n[2]}
+}
+
+// checkpointDone is called by the writer after each checkpoint of the loop.
+func (b *Backend) checkpointDone(r checkpointed) {
+	w := &b.w.wal
+	w.running = false
+	if r.err == nil && (r.frames*pageSize >= walHardLimit || b.queue.empty()) {
+		r = checkpoint(b.w.conn)
+	}
+	if r.err != nil {
+		b.fail(fmt.Errorf("checkpoint datastore: %w", r.err))
+		return
+	}
+	w.pending = (r.frames - r.copied) * pageSize
+	w.used = r.frames * pageSize
+	if r.frames == r.copied {
+		w.used = 0 // the next write starts over
+	}
+}

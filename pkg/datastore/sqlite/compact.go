@@ -1,0 +1,131 @@
+package sqlite
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/k3s-io/kine/pkg/server"
+)
+
+const (
+	// sweepRows and sweepTime bound one step of deleting replaced rows: the write lock is held for no longer than
+	// sweepTime and one commit.
+	sweepRows = 512
+	sweepTime = 5 * time.Millisecond
+	// vacuumPages is how many free pages one step gives back.
+	vacuumPages = 64
+	// vacuumSlack is how much free space may stay in the file whatever its size; beyond it, a quarter of the file.
+	// Free pages are filled by the next writes, giving back all of them would only wear the disk.
+	vacuumSlack = 4 << 20
+)
+
+// planCompact checks a compaction. It only moves the oldest readable revision, which is one small write; the rows are
+// deleted by sweep.
+func (b *Backend) planCompact(t *batch, o *op, newest int64) result {
+	switch {
+	case o.expect > newest:
+		return result{rev: newest, err: server.ErrFutureRev}
+	case o.expect <= max(b.compacted, t.compact):
+		return result{rev: newest, err: server.ErrCompacted}
+	}
+	t.compact = o.expect
+	return result{rev: newest, ok: true}
+}
+
+// housekeep does a step of what has to be done besides writing, and returns after how long the next one is due;
+// negative means when something was written.
+func (b *Backend) housekeep() time.Duration {
+	b.w.wal.start()
+	w := &b.w
+	if b.swept >= b.compacted && !w.vacuum {
+		return -1
+	}
+	if wait := time.Until(w.sweepAt); wait > 0 {
+		return wait
+	}
+	began := time.Now()
+	var err error
+	if b.swept < b.compacted {
+		if err = b.sweep(); err == nil && b.swept == b.compacted {
+			w.vacuum = true
+		}
+	} else {
+		w.vacuum, err = b.vacuum()
+	}
+	// As much time for writers as for housekeeping, so that neither ever stops the other.
+	now := time.Now()
+	w.sweepAt = now.Add(now.Sub(began))
+	if err != nil {
+		if err = fmt.Errorf("compact datastore: %w", err); !recoverable(err) {
+			b.fail(err)
+			return -1
+		}
+		b.log.Error("compaction will be tried again in a second", "err", err)
+		w.sweepAt = now.Add(time.Second)
+	}
+	return time.Until(w.sweepAt)
+}
+
+// sweep deletes rows that were replaced at or before the compacted revision, and tombstones before it, from where the
+// last step ended. The row of the compacted revision itself stays, tombstone or not, so that a watch may start there
+// and the newest revision is never lost.
+func (b *Backend) sweep() error {
+	began := time.Now()
+	to := b.swept
+	var dead []string // keys of tombstones that go
+	err := b.w.transaction(func() error {
+		rows := 0
+		for to < b.compacted && rows < sweepRows && (rows == 0 || time.Since(began) < sweepTime) {
+			to++
+			if prev := b.win.at(to).prev(); prev != 0 {
+				if err := b.w.delete.exec(prev); err != nil {
+					return err
+				}
+				rows++
+			}
+			if !b.win.has(to - 1) {
+				continue
+			}
+			if old := b.win.at(to - 1); old.tombstone() {
+				if err := b.w.delete.exec(to - 1); err != nil {
+					return err
+				}
+				rows++
+				if old.e.mod == to-1 {
+					dead = append(dead, old.e.key)
+				}
+			}
+		}
+		return b.w.setMeta.exec(to, metaSwept)
+	})
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.win.dropBefore(to)
+	b.swept = to
+	for _, key := range dead {
+		b.idx.remove(key)
+	}
+	b.w.wal.wrote(0, 16*pageSize)
+	return nil
+}
+
+// vacuum gives a few free pages back to the file system, and tells whether there are more than may stay.
+func (b *Backend) vacuum() (more bool, err error) {
+	n, _, err := b.w.conn.ints("SELECT freelist_count, page_count FROM pragma_freelist_count, pragma_page_count")
+	if err != nil {
+		return false, err
+	}
+	free, pages := n[0], n[1]
+	if free*pageSize <= vacuumSlack || free <= pages/4 {
+		return false, nil
+	}
+	// The pragma returns a row for each page and frees one a step.
+	if _, err := b.w.conn.text(fmt.Sprintf("PRAGMA incremental_vacuum(%d)", vacuumPages)); err != nil {
+		return false, err
+	}
+	b.w.wal.wrote(0, 2*vacuumPages*pageSize)
+	return true, nil
+}

@@ -1,0 +1,153 @@
+package sqlite
+
+import (
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/mattn/go-sqlite3"
+)
+
+// openWriter opens the database for writing, creating it when there is none.
+func openWriter(path string) (*conn, error) {
+	c, err := openConn(path, "rwc", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0",
+		fmt.Sprintf("journal_size_limit=%d", walHardLimit), "cache_size=-2048")
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSchema(c, path); err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	return c, nil
+}
+
+// checkSchema makes the tables in a new file and refuses a file that is not ours or newer than this program.
+func checkSchema(c *conn, path string) error {
+	ids, _, err := c.ints("SELECT (SELECT application_id FROM pragma_application_id), " +
+		"(SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_schema)")
+	if err != nil {
+		return err
+	}
+	switch {
+	case ids[0] == applicationID && ids[1] == schemaVersion:
+		return nil
+	case ids[0] == applicationID:
+		return fmt.Errorf("database %s has schema version %d, this program knows %d: use the version of knarr that "+
+			"wrote it, or a newer one", path, ids[1], schemaVersion)
+	case ids[2] != 0:
+		return fmt.Errorf("database %s was not made by knarr (application id %#x): move it away", path, ids[0])
+	}
+	// auto_vacuum takes effect on an empty file only; VACUUM makes it so whatever state a crash left the file in.
+	for _, sql := range []string{
+		"PRAGMA auto_vacuum=INCREMENTAL", "VACUUM", "BEGIN IMMEDIATE", schema,
+		fmt.Sprintf("PRAGMA application_id=%d", applicationID),
+		fmt.Sprintf("PRAGMA user_version=%d", schemaVersion), "COMMIT",
+	} {
+		if err := c.exec(sql); err != nil {
+			return fmt.Errorf("create tables: %w", err)
+		}
+	}
+	return nil
+}
+
+// load reads the log without values into the index and the window, and checks on the way that it is whole: revisions
+// dense from the swept revision on, each row's live sum the one its predecessors give.
+func (b *Backend) load() error {
+	for name, dest := range map[string]*int64{metaCompact: &b.compacted, metaSwept: &b.swept} {
+		v, ok, err := b.w.conn.ints("SELECT value FROM meta WHERE name=?", name)
+		if err != nil {
+			return b.readError(err)
+		}
+		if !ok {
+			return &DamageError{b.path, "row " + name + " of table meta is missing"}
+		}
+		*dest = v[0]
+	}
+	if b.swept > b.compacted {
+		return &DamageError{b.path, fmt.Sprintf("swept revision %d is past the compacted one, %d", b.swept, b.compacted)}
+	}
+	scan, err := b.w.conn.prepare("SELECT rev, key, create_rev, prev_rev, version, lease, hash, live FROM log ORDER BY rev", 8)
+	if err != nil {
+		return err
+	}
+	defer scan.close()
+	l := loader{b: b}
+	if err := scan.each(l.add); err != nil {
+		return b.readError(err)
+	}
+	if l.err != nil {
+		return l.err
+	}
+	if b.current < b.swept {
+		return &DamageError{b.path, fmt.Sprintf("the newest row is %d, rows up to %d were there", b.current, b.swept)}
+	}
+	return nil
+}
+
+// readError makes a DamageError of what SQLite says about a malformed file.
+func (b *Backend) readError(err error) error {
+	var se sqlite3.Error
+	if errors.As(err, &se) && (se.Code == sqlite3.ErrCorrupt || se.Code == sqlite3.ErrNotADB) {
+		return &DamageError{b.path, err.Error()}
+	}
+	return err
+}
+
+type loader struct {
+	b   *Backend
+	err error
+}
+
+func (l *loader) damaged(format string, args ...any) bool {
+	l.err = &DamageError{l.b.path, fmt.Sprintf(format, args...)}
+	return false
+}
+
+// add takes one row, in the order of revisions.
+func (l *loader) add(vals []driver.Value) bool {
+	b := l.b
+	r, ok := metaRow(vals)
+	if !ok {
+		return l.damaged("a row after revision %d has columns of wrong types", b.current)
+	}
+	switch {
+	case b.current < b.swept && r.rev > b.swept:
+		return l.damaged("the row of revision %d is missing", b.swept)
+	case b.current >= b.swept && r.rev != b.current+1:
+		return l.damaged("rows between revisions %d and %d are missing", b.current, r.rev)
+	}
+	b.apply(&r, nil)
+	if r.rev >= b.swept && b.live != r.live {
+		return l.damaged("the checksum over all live keys does not match at revision %d", r.rev)
+	}
+	return true
+}
+
+// metaRow reads the first eight columns of a row.
+func metaRow(vals []driver.Value) (r row, ok bool) {
+	var hash, live int64
+	for i, dest := range []*int64{0: &r.rev, 2: &r.create, 3: &r.prev, 4: &r.version, 5: &r.lease, 6: &hash, 7: &live} {
+		if dest != nil {
+			if *dest, ok = vals[i].(int64); !ok {
+				return r, false
+			}
+		}
+	}
+	key, ok := vals[1].([]byte)
+	r.key, r.hash, r.live = string(key), uint64(hash), uint64(live)
+	return r, ok
+}
+
+// lockDir keeps a second server away from the directory: with two, each would miss the other's writes. The lock goes
+// with the process.
+func lockDir(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock file: %w", err)
+	}
+	if err := flock(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w: another knarr server uses this directory", path, err), f.Close())
+	}
+	return f, nil
+}
