@@ -123,6 +123,9 @@ func (s Store) write(tokens Stored, ownAgentToken bool) error {
 	if err := atomicfile.MkdirAll(s.ServerDir, dirMode); err != nil {
 		return err
 	}
+	if err := atomicfile.RemoveTemps(s.ServerDir); err != nil {
+		return err
+	}
 	if _, err := atomicfile.WriteIfChanged(s.Path(), line(tokens.Server), fileMode); err != nil {
 		return fmt.Errorf("store server token: %w", err)
 	}
