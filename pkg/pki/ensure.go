@@ -182,7 +182,7 @@ func (r *run) signedAnything(ca CA) bool {
 }
 
 // ensureServiceKey makes the key that signs service account tokens. An EC key
-// signs with ES256 (kubernetes v1.37.1 pkg/serviceaccount/jwt.go:152-166); an
+// signs with ES256 (kubernetes v1.37.1 pkg/serviceaccount/jwt.go:152-163); an
 // RSA key placed by the user is kept.
 func (r *run) ensureServiceKey() error {
 	path := r.plan.ServiceKey

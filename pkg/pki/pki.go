@@ -42,7 +42,7 @@ const (
 	// RequestHeaderUser is the only common name that kube-apiserver may accept
 	// on the request-header CA: --requestheader-allowed-names. Without it
 	// kube-apiserver refuses to start when that CA and the client CA share a
-	// certificate (kubernetes v1.37.1 pkg/kubeapiserver/options/authentication.go:306-320).
+	// certificate (kubernetes v1.37.1 pkg/kubeapiserver/options/authentication.go:307-319).
 	RequestHeaderUser = "system:auth-proxy"
 )
 
