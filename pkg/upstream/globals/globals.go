@@ -32,6 +32,8 @@ type Config struct {
 	// Verbosity is klog's -v. At 0 only warnings and errors of upstream pass; from
 	// 1 on its Info, from 4 on the Debug of what has levels with names, too.
 	Verbosity int
+	// Debug lets upstream's Info pass, as a Verbosity of 1 does.
+	Debug bool
 	// VModule is klog's -vmodule, PATTERN=LEVEL each. Giving it lets upstream's
 	// Info pass, as a Verbosity of 1 does.
 	VModule []string
@@ -65,7 +67,7 @@ func Apply(c Config) error {
 		return errors.New("apply the settings of the process: they were applied already, and can be only once")
 	}
 	b := bridge{handler: c.Handler, verbosity: c.Verbosity}
-	if len(c.VModule) > 0 {
+	if len(c.VModule) > 0 || c.Debug {
 		b.verbosity = max(b.verbosity, 1)
 	}
 	if err := b.useKlog(c.Verbosity, c.VModule); err != nil {

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	clog "github.com/containerd/log"
 	"github.com/sirupsen/logrus"
@@ -23,6 +25,8 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apiserver/pkg/util/compatibility"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/transport"
 	"k8s.io/klog/v2"
 )
 
@@ -213,6 +217,57 @@ func TestComponentOfFunction(t *testing.T) {
 		if got := componentOfFunction(function); got != want {
 			t.Errorf("componentOfFunction(%q) = %q, want %q", function, got, want)
 		}
+	}
+}
+
+// TestUpstreamIsRecognised has real upstream code speak.
+func TestUpstreamIsRecognised(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	synctest.Test(t, func(t *testing.T) {
+		r := bridged(t, 4)
+		if _, err := clientcmd.BuildConfigFromFlags("", ""); err == nil {
+			t.Error("a configuration out of nothing")
+		}
+		token := filepath.Join(t.TempDir(), "token")
+		if err := os.WriteFile(token, []byte("t"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		source := transport.NewCachedFileTokenSource(token)
+		if _, err := source.Token(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(token); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Hour)
+		if _, err := source.Token(); err != nil {
+			t.Fatal(err)
+		}
+
+		got := r.take()
+		for i, want := range []string{
+			"WARN client-go Neither --kubeconfig nor --master was specified",
+			"WARN client-go error creating inClusterConfig",
+			"ERROR client-go Unable to rotate token",
+		} {
+			if i >= len(got) || !strings.HasPrefix(got[i], want) {
+				t.Errorf("got\n%s\nwhere record %d should be %q", strings.Join(got, "\n"), i, want)
+			}
+		}
+	})
+}
+
+func TestContextNamesTheComponent(t *testing.T) {
+	r := bridged(t, 0)
+	ctx := Context(context.Background(), "kubelet")
+	klog.LoggerWithName(klog.FromContext(ctx), "reflector").Error(errors.New("boom"), "list failed", "a", 1)
+	utilruntime.HandleErrorWithContext(ctx, errors.New("boom"), "handled")
+	want := []string{
+		"ERROR kubelet list failed logger=reflector err=boom a=1",
+		"ERROR kubelet handled logger=UnhandledError err=boom",
+	}
+	if got := r.take(); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

@@ -2,6 +2,7 @@ package globals
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,13 @@ import (
 	"github.com/go-logr/logr"
 	"k8s.io/klog/v2"
 )
+
+// Context returns a context whose klog records are those of a component: for the
+// libraries that several components use, above all client-go's informers, nothing else
+// tells. It has an effect once [Apply] was called.
+func Context(ctx context.Context, component string) context.Context {
+	return klog.NewContext(ctx, klog.LoggerWithValues(klog.Background(), componentKey, component))
+}
 
 // useKlog leads klog's records, structured or not, to the handler. klog keeps
 // deciding about -v and -vmodule.
@@ -42,9 +50,10 @@ func (b bridge) useKlog(verbosity int, vmodule []string) error {
 // sink takes the structured records: klog.InfoS, klog.FromContext and the like.
 type sink struct {
 	bridge
-	depth int
-	name  string
-	attrs []slog.Attr
+	depth     int
+	name      string
+	component string // "" to find out by the caller
+	attrs     []slog.Attr
 }
 
 // Init implements [logr.LogSink].
@@ -73,7 +82,11 @@ func (s *sink) log(level slog.Level, message string, err error, pairs []any) {
 	var pc [1]uintptr
 	runtime.Callers(s.depth+3, pc[:]) // without Callers, log, and Info or Error
 	r := slog.NewRecord(time.Now(), level, message, pc[0])
-	r.AddAttrs(slog.String(componentKey, componentOf(pc[:])))
+	component := s.component
+	if component == "" {
+		component = componentOf(callers("k8s.io/klog/v2.", "github.com/go-logr/logr.", ownSink))
+	}
+	r.AddAttrs(slog.String(componentKey, component))
 	if s.name != "" {
 		r.AddAttrs(slog.String("logger", s.name))
 	}
@@ -101,7 +114,14 @@ func (s *sink) WithValues(pairs ...any) logr.LogSink {
 	r := slog.Record{}
 	r.Add(pairs...)
 	c.attrs = slices.Clip(c.attrs)
-	r.Attrs(func(a slog.Attr) bool { c.attrs = append(c.attrs, a); return true })
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == componentKey {
+			c.component = a.Value.String()
+		} else {
+			c.attrs = append(c.attrs, a)
+		}
+		return true
+	})
 	return &c
 }
 
@@ -111,6 +131,9 @@ func (s *sink) WithCallDepth(depth int) logr.LogSink {
 	c.depth += depth
 	return &c
 }
+
+// ownSink begins the names of sink's methods.
+const ownSink = "github.com/knarr-io/knarr/pkg/upstream/globals.(*sink)."
 
 // klogLevels are the first letters of klog's lines.
 var klogLevels = map[byte]slog.Level{'I': slog.LevelInfo, 'W': slog.LevelWarn, 'E': slog.LevelError, 'F': slog.LevelError}

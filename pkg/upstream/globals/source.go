@@ -95,8 +95,8 @@ func componentOfFunction(function string) string {
 	return name
 }
 
-// callers returns the stack above the innermost frames that are of this package or
-// begin with one of libraries; at least one element.
+// callers returns the stack of its caller's caller without the innermost frames
+// whose functions begin with one of libraries; at least one element.
 func callers(libraries ...string) []uintptr {
 	pcs := make([]uintptr, 32)
 	pcs = pcs[:runtime.Callers(3, pcs)] // without Callers, callers and who called it
