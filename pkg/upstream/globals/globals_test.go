@@ -295,6 +295,8 @@ func TestApply(t *testing.T) {
 	before := syscall.Umask(0o077)
 	limit, percent := debug.SetMemoryLimit(-1), debug.SetGCPercent(100)
 	t.Cleanup(func() {
+		applied.Store(false) // for -count
+		gated.Store(false)
 		syscall.Umask(before)
 		debug.SetMemoryLimit(limit)
 		debug.SetGCPercent(percent)
