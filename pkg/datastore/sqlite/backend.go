@@ -215,7 +215,7 @@ func (b *Backend) apply(r *row, value []byte) {
 		b.cache.drop(e)
 	}
 	if r.rev >= b.swept {
-		b.win.append(r.rev, e, r.prev, r.tombstone())
+		b.win.append(r.rev, e, r.prev, r.tombstone(), r.version == 1)
 	}
 	b.current = r.rev
 }

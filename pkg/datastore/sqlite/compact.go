@@ -129,3 +129,10 @@ func (b *Backend) vacuum() (more bool, err error) {
 	b.w.wal.wrote(0, 2*vacuumPages*pageSize)
 	return true, nil
 }
+
+// pendingSweep tells whether compacted rows are still to be deleted.
+func (b *Backend) pendingSweep() bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.swept < b.compacted
+}

@@ -90,7 +90,9 @@ func (c *conn) text(sql string) ([]string, error) {
 		} else if err != nil {
 			return nil, fmt.Errorf("%s: %w", sql, err)
 		}
-		out = append(out, fmt.Sprint(vals[0]))
+		if len(vals) > 0 { // some pragmas give rows without columns
+			out = append(out, fmt.Sprint(vals[0]))
+		}
 	}
 }
 

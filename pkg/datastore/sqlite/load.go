@@ -9,46 +9,65 @@ import (
 	"github.com/mattn/go-sqlite3"
 )
 
-// openWriter opens the database for writing, creating it when there is none.
-func openWriter(path string) (*conn, error) {
-	c, err := openConn(path, "rwc", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0",
-		fmt.Sprintf("journal_size_limit=%d", walHardLimit), "cache_size=-2048")
+// openWriter opens the database for writing, creating it when there is none. A file that is not ours, or newer than this
+// program, is refused before anything in it is changed.
+func openWriter(path string) (_ *conn, err error) {
+	c, err := openConn(path, "rwc", "cache_size=-2048")
 	if err != nil {
 		return nil, err
 	}
-	if err := checkSchema(c, path); err != nil {
-		return nil, errors.Join(err, c.close())
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.close())
+		}
+	}()
+	made, err := ours(c, path)
+	if err != nil {
+		return nil, err
+	}
+	if !made {
+		// auto_vacuum takes effect on an empty file only; VACUUM makes it empty in whatever state a crash left it.
+		if err := execAll(c, "PRAGMA auto_vacuum=INCREMENTAL", "VACUUM"); err != nil {
+			return nil, err
+		}
+	}
+	if err := execAll(c, "PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA wal_autocheckpoint=0",
+		fmt.Sprintf("PRAGMA journal_size_limit=%d", walHardLimit)); err != nil {
+		return nil, err
+	}
+	if !made {
+		return c, execAll(c, "BEGIN IMMEDIATE", schema, fmt.Sprintf("PRAGMA application_id=%d", applicationID),
+			fmt.Sprintf("PRAGMA user_version=%d", schemaVersion), "COMMIT")
 	}
 	return c, nil
 }
 
-// checkSchema makes the tables in a new file and refuses a file that is not ours or newer than this program.
-func checkSchema(c *conn, path string) error {
-	ids, _, err := c.ints("SELECT (SELECT application_id FROM pragma_application_id), " +
-		"(SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_schema)")
-	if err != nil {
-		return err
-	}
-	switch {
-	case ids[0] == applicationID && ids[1] == schemaVersion:
-		return nil
-	case ids[0] == applicationID:
-		return fmt.Errorf("database %s has schema version %d, this program knows %d: use the version of knarr that "+
-			"wrote it, or a newer one", path, ids[1], schemaVersion)
-	case ids[2] != 0:
-		return fmt.Errorf("database %s was not made by knarr (application id %#x): move it away", path, ids[0])
-	}
-	// auto_vacuum takes effect on an empty file only; VACUUM makes it so whatever state a crash left the file in.
-	for _, sql := range []string{
-		"PRAGMA auto_vacuum=INCREMENTAL", "VACUUM", "BEGIN IMMEDIATE", schema,
-		fmt.Sprintf("PRAGMA application_id=%d", applicationID),
-		fmt.Sprintf("PRAGMA user_version=%d", schemaVersion), "COMMIT",
-	} {
+func execAll(c *conn, sqls ...string) error {
+	for _, sql := range sqls {
 		if err := c.exec(sql); err != nil {
-			return fmt.Errorf("create tables: %w", err)
+			return err
 		}
 	}
 	return nil
+}
+
+// ours tells whether the file has our tables; if not it must be empty.
+func ours(c *conn, path string) (bool, error) {
+	ids, _, err := c.ints("SELECT (SELECT application_id FROM pragma_application_id), " +
+		"(SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_schema)")
+	if err != nil {
+		return false, err
+	}
+	switch {
+	case ids[0] == applicationID && ids[1] == schemaVersion:
+		return true, nil
+	case ids[0] == applicationID:
+		return false, fmt.Errorf("database %s has schema version %d, this program knows %d: use the version of knarr "+
+			"that wrote it, or a newer one", path, ids[1], schemaVersion)
+	case ids[2] != 0:
+		return false, fmt.Errorf("database %s was not made by knarr (application id %#x): move it away", path, ids[0])
+	}
+	return false, nil
 }
 
 // load reads the log without values into the index and the window, and checks on the way that it is whole: revisions
@@ -86,13 +105,15 @@ func (b *Backend) load() error {
 }
 
 // readError makes a DamageError of what SQLite says about a malformed file.
-func (b *Backend) readError(err error) error {
+func readError(path string, err error) error {
 	var se sqlite3.Error
 	if errors.As(err, &se) && (se.Code == sqlite3.ErrCorrupt || se.Code == sqlite3.ErrNotADB) {
-		return &DamageError{b.path, err.Error()}
+		return &DamageError{path, err.Error()}
 	}
 	return err
 }
+
+func (b *Backend) readError(err error) error { return readError(b.path, err) }
 
 type loader struct {
 	b   *Backend

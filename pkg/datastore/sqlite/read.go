@@ -155,10 +155,10 @@ func (b *Backend) lookup(e *entry, rev int64, keysOnly bool) (f found, ok bool) 
 	}
 	at := e.mod
 	for at > rev {
-		at = b.win.at(at).prev()
-	}
-	if at == 0 || b.win.has(at) && b.win.at(at).tombstone() {
-		return f, false
+		rec := b.win.at(at)
+		if at = rec.prev(); at <= rev && rec.create() {
+			return f, false // what it replaced, if anything, is a tombstone
+		}
 	}
 	return found{e: e, kv: server.KeyValue{Key: e.key, ModRevision: at}, old: true}, true
 }
@@ -395,7 +395,7 @@ func (b *Backend) Count(_ context.Context, key, end string, revision int64) (int
 		case !s.has(rec.e.key):
 		case rec.tombstone():
 			n++
-		case rec.prev() == 0 || b.win.has(rec.prev()) && b.win.at(rec.prev()).tombstone():
+		case rec.create():
 			n--
 		}
 	}

@@ -12,18 +12,27 @@ type window struct {
 	skip   int // records of chunks[0] that were dropped
 }
 
-// record is one revision: the key's entry, and the revision it replaced (0: none known) with a bit that says whether
-// it is a tombstone.
+// record is one revision: the key's entry, and the revision it replaced (0: none known) with two bits that say what it
+// did.
 type record struct {
-	e     *entry
-	prevT int64
+	e    *entry
+	bits int64
 }
 
-func (r record) prev() int64     { return r.prevT >> 1 }
-func (r record) tombstone() bool { return r.prevT&1 != 0 }
+const (
+	bitTombstone = 1 << iota
+	bitCreate
+	prevShift = iota
+)
+
+func (r record) prev() int64     { return r.bits >> prevShift }
+func (r record) tombstone() bool { return r.bits&bitTombstone != 0 }
+
+// create tells that the key did not exist before; prev may be a tombstone.
+func (r record) create() bool { return r.bits&bitCreate != 0 }
 
 // append adds the next revision.
-func (w *window) append(rev int64, e *entry, prev int64, tombstone bool) {
+func (w *window) append(rev int64, e *entry, prev int64, tombstone, create bool) {
 	if w.next == 0 || w.base == w.next {
 		*w = window{base: rev, next: rev}
 	}
@@ -31,9 +40,12 @@ func (w *window) append(rev int64, e *entry, prev int64, tombstone bool) {
 	if i/chunkRecords == len(w.chunks) {
 		w.chunks = append(w.chunks, new([chunkRecords]record))
 	}
-	r := record{e: e, prevT: prev << 1}
+	r := record{e: e, bits: prev << prevShift}
 	if tombstone {
-		r.prevT |= 1
+		r.bits |= bitTombstone
+	}
+	if create {
+		r.bits |= bitCreate
 	}
 	w.chunks[i/chunkRecords][i%chunkRecords] = r
 	w.next = rev + 1
