@@ -1,0 +1,31 @@
+// Knarr is a complete Kubernetes in one executable; see README.md.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/knarr-io/knarr/pkg/cli"
+	"github.com/knarr-io/knarr/pkg/sdnotify"
+)
+
+func main() {
+	os.Exit(run())
+}
+
+// run is main with an exit code, so that deferred calls happen.
+func run() int {
+	// Upstream's components would tell systemd that they are ready, each for itself; only knarr as a whole is.
+	notify, err := sdnotify.Capture()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "knarr:", err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// A second signal ends the process at once: a crash is a normal stop.
+	context.AfterFunc(ctx, stop)
+	return cli.Main(ctx, cli.SystemEnv(), notify)
+}

@@ -1,0 +1,95 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/knarr-io/knarr/pkg/bundle"
+	"github.com/knarr-io/knarr/pkg/config"
+	nodecontroller "github.com/knarr-io/knarr/pkg/controllers/node"
+	"github.com/knarr-io/knarr/pkg/lifecycle"
+	"github.com/knarr-io/knarr/pkg/upstream/containerd"
+	"github.com/knarr-io/knarr/pkg/upstream/flannel"
+	"github.com/knarr-io/knarr/pkg/upstream/kubelet"
+	"github.com/knarr-io/knarr/pkg/upstream/kubeproxy"
+)
+
+// API is how a node's components reach the API: in-process on a server, over the network on an agent.
+type API struct {
+	// Ready is the component after which requests are answered.
+	Ready lifecycle.Ref
+	// Kubelet is the kubelet's own access; nil: its kubeconfig.
+	Kubelet func() (*rest.Config, error)
+	// Client and Informers are for knarr's own components, with this node's rights.
+	Client    func() (kubernetes.Interface, error)
+	Informers func() informers.SharedInformerFactory
+}
+
+// AddNode adds the components of a node to g.
+func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
+	helpers := g.Add(n.extractor(log))
+	proxy, err := kubeproxy.New(n.kubeProxy())
+	if err != nil {
+		return err
+	}
+	if n.Cluster.KubeProxy {
+		g.Add(proxy, lifecycle.After(api.Ready, helpers))
+	}
+
+	before := []lifecycle.Ref{api.Ready, helpers}
+	if !n.Runtime.External() {
+		runtime := g.Add(containerd.New(n.containerd()), lifecycle.After(helpers))
+		before = append(before, runtime)
+	}
+	running := g.Add(kubelet.New(n.kubelet(), api.Kubelet), lifecycle.After(before...))
+	g.Add(n.announcer(api), lifecycle.After(api.Ready))
+	if n.Cluster.Network.FlannelBackend != config.FlannelNone {
+		g.Add(flannel.New(n.flannel(), api.Client, api.Informers), lifecycle.After(running))
+	}
+	return nil
+}
+
+// extractor puts the helper programs in their place and then removes those of earlier versions that nothing runs from.
+func (n Node) extractor(log *slog.Logger) lifecycle.Component {
+	return lifecycle.Func("helpers", func(ctx context.Context, ready func()) error {
+		b, err := bundle.Embedded()
+		if err != nil {
+			return err
+		}
+		if _, err := b.Extract(ctx, n.Dir.Helpers()); err != nil {
+			return err
+		}
+		ready()
+		removed, err := b.Prune(ctx, n.Dir.Helpers())
+		if err != nil && ctx.Err() == nil {
+			log.Warn("cannot remove helper programs of earlier versions", "error", err)
+		}
+		for _, dir := range removed {
+			log.Info("removed helper programs of an earlier version", "directory", dir)
+		}
+		<-ctx.Done()
+		return nil
+	})
+}
+
+// announcer tells the cluster this node's addresses as soon as the kubelet has registered it.
+func (n Node) announcer(api API) lifecycle.Component {
+	return lifecycle.Func("node-addresses", func(ctx context.Context, ready func()) error {
+		client, err := api.Client()
+		if err != nil {
+			return err
+		}
+		addresses := nodecontroller.Addresses{InternalIPs: n.IPs, ExternalIPs: n.Node.ExternalIPs.Slice(), Hostname: n.Name}
+		if err := nodecontroller.Announce(ctx, client, n.Name, addresses); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("announce the node's addresses: %w", err)
+		}
+		ready()
+		<-ctx.Done()
+		return nil
+	})
+}

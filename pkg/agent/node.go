@@ -1,0 +1,155 @@
+// Package agent is what runs on every node: container runtime, kubelet, kube-proxy, pod network. [AddNode] maps a node's
+// configuration to components and their order; a server adds them beside its control plane.
+//
+// It contains no logic of its own: what a component does is in its package.
+package agent
+
+import (
+	"cmp"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/knarr-io/knarr/pkg/bundle"
+	"github.com/knarr-io/knarr/pkg/config"
+	"github.com/knarr-io/knarr/pkg/datadir"
+	"github.com/knarr-io/knarr/pkg/pki"
+	"github.com/knarr-io/knarr/pkg/upstream/containerd"
+	"github.com/knarr-io/knarr/pkg/upstream/flannel"
+	"github.com/knarr-io/knarr/pkg/upstream/host"
+	"github.com/knarr-io/knarr/pkg/upstream/kubelet"
+	"github.com/knarr-io/knarr/pkg/upstream/kubeproxy"
+)
+
+// kubeletRoot cannot be moved: CSI drivers and other tools on the node know it.
+const kubeletRoot = "/var/lib/kubelet"
+
+// Node is all that the components of one node are configured from.
+type Node struct {
+	config.Common
+	Cluster Cluster
+	Name    string // as registered
+	Host    host.Host
+	// IPs are this node's internal addresses, at most one for each family.
+	IPs []netip.Addr
+	// HostResolvConf is the host's resolv.conf that pods can use; empty when there is none.
+	HostResolvConf string
+	Dir            datadir.Dir
+	Run            datadir.Run
+	Keys           pki.Config
+}
+
+// Cluster is what all nodes of a cluster must agree on.
+type Cluster struct {
+	Network   config.Network
+	DNS       []netip.Addr
+	KubeProxy bool
+	// PauseImage is the full name of the sandbox image.
+	PauseImage string
+}
+
+func (n Node) helpers() bundle.Layout { return bundle.Current(n.Dir.Helpers()) }
+
+// proxyMode is nftables where the kernel has it.
+func (n Node) proxyMode() string {
+	if n.Host.NFTables {
+		return "nftables"
+	}
+	return "iptables"
+}
+
+func (n Node) containerd() containerd.Config {
+	helpers := n.helpers()
+	return containerd.Config{
+		ConfigFile:       n.Dir.ContainerdConfig(),
+		DropIns:          filepath.Join(filepath.Dir(n.Dir.ContainerdConfig()), "conf.d", "*.toml"),
+		Root:             n.Dir.Containerd(),
+		State:            n.Run.Containerd(),
+		Address:          n.Run.ContainerdSocket(),
+		Snapshotter:      n.Runtime.Snapshotter,
+		DefaultRuntime:   n.Runtime.DefaultRuntime,
+		PauseImage:       n.Cluster.PauseImage,
+		Shim:             helpers.Bin + "/containerd-shim-runc-v2",
+		Runc:             helpers.Bin + "/runc",
+		CNIBin:           helpers.CNI,
+		CNIConfig:        n.Dir.CNIConfig(),
+		RegistryConfig:   n.Dir.RegistryConfig(),
+		SystemdCgroups:   n.Host.SystemdCgroups,
+		RestrictOOMScore: !n.Host.SysResource || n.Host.UserNamespace,
+		DisableHugetlb:   !n.Host.HasController("hugetlb"),
+		DisableApparmor:  !n.Host.AppArmor,
+		SELinux:          n.Runtime.SELinux,
+		NonrootDevices:   n.Runtime.NonrootDevices,
+	}
+}
+
+func (n Node) kubelet() kubelet.Config {
+	c := kubelet.Config{
+		NodeName:              n.Name,
+		NodeIPs:               n.IPs,
+		Kubeconfig:            n.Dir.KubeletKubeconfig(),
+		ClientCA:              n.Keys.AgentCA(pki.ClientCA),
+		ServingCert:           n.Keys.LeafPair(pki.KubeletServing).Cert,
+		ServingKey:            n.Keys.LeafPair(pki.KubeletServing).Key,
+		RootDir:               kubeletRoot,
+		CertDir:               filepath.Join(n.Dir.Agent(), "kubelet"),
+		DropInDir:             n.Dir.KubeletConfig(),
+		StaticPodDir:          n.Dir.PodManifests(),
+		RuntimeEndpoint:       n.runtimeEndpoint(),
+		ImageEndpoint:         n.Runtime.ImageEndpoint,
+		ClusterDNS:            n.Cluster.DNS,
+		ClusterDomain:         n.Cluster.Network.Domain,
+		ResolvConf:            n.resolvConf(),
+		CgroupDriver:          n.Host.CgroupDriver(),
+		CredentialBinDir:      n.Node.CredentialBinDir,
+		CredentialConfig:      n.Node.CredentialConfig,
+		ProtectKernelDefaults: n.Node.ProtectKernelDefaults,
+		ExtraArgs:             n.NodeArgs.Kubelet.Slice(),
+	}
+	for _, l := range n.Node.Labels.All() {
+		c.Labels = append(c.Labels, l.String())
+	}
+	for _, t := range n.Node.Taints.All() {
+		c.Taints = append(c.Taints, corev1.Taint{Key: t.Key, Value: t.Value, Effect: corev1.TaintEffect(t.Effect)})
+	}
+	return c
+}
+
+// runtimeEndpoint is the CRI socket, the user's or ours.
+func (n Node) runtimeEndpoint() string {
+	if n.Runtime.External() {
+		return n.Runtime.Endpoint
+	}
+	return "unix://" + n.Run.ContainerdSocket()
+}
+
+// resolvConf is what the kubelet gives pods that want the host's resolvers: the user's choice, the host's, or nothing.
+func (n Node) resolvConf() string {
+	return cmp.Or(n.Node.ResolvConf, n.HostResolvConf, os.DevNull)
+}
+
+func (n Node) kubeProxy() kubeproxy.Config {
+	return kubeproxy.Config{
+		Kubeconfig:        n.Dir.KubeProxyKubeconfig(),
+		NodeName:          n.Name,
+		ClusterCIDRs:      n.Cluster.Network.ClusterCIDRs.Slice(),
+		Mode:              n.proxyMode(),
+		ConntrackReadOnly: !n.Host.ConntrackWritable,
+		ExtraArgs:         n.NodeArgs.KubeProxy.Slice(),
+	}
+}
+
+func (n Node) flannel() flannel.Config {
+	return flannel.Config{
+		NodeName:       n.Name,
+		Backend:        n.Cluster.Network.FlannelBackend,
+		Interface:      n.Node.FlannelIface,
+		NodeIPs:        n.IPs,
+		ClusterCIDRs:   n.Cluster.Network.ClusterCIDRs.Slice(),
+		MasqueradeIPv6: n.Cluster.Network.FlannelIPv6Masquerade,
+		CNIConfigFile:  n.Dir.CNIConfig() + "/10-flannel.conflist",
+		NFTables:       n.Host.NFTables,
+	}
+}

@@ -1,0 +1,81 @@
+// Package server is a knarr server: a control plane, and a node beside it. [Assemble] maps the configuration to
+// components and their order, and reads as the architecture does.
+//
+// It contains no logic of its own: what a component does is in its package. [Run] is the whole life of the process.
+package server
+
+import (
+	"log/slog"
+
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/knarr-io/knarr/pkg/agent"
+	nodecontroller "github.com/knarr-io/knarr/pkg/controllers/node"
+	"github.com/knarr-io/knarr/pkg/datastore"
+	"github.com/knarr-io/knarr/pkg/lifecycle"
+	"github.com/knarr-io/knarr/pkg/upstream/apiserver"
+	"github.com/knarr-io/knarr/pkg/upstream/controllermanager"
+	"github.com/knarr-io/knarr/pkg/upstream/scheduler"
+)
+
+// Assemble adds everything that a server runs to g, after the components that came before.
+func Assemble(g *lifecycle.Group, p Plan, log *slog.Logger) (*datastore.Component, error) {
+	keys := g.Add(p.keys(log))
+	store := datastore.New(p.datastore(), log)
+	db := g.Add(store)
+
+	kube, err := apiserver.New(p.apiServer(store.Access()), func() apiserver.Dial { return store.Access().Dial })
+	if err != nil {
+		return nil, err
+	}
+	api := g.Add(kube, lifecycle.After(db, keys))
+
+	manager, err := controllermanager.New(p.controllerManager())
+	if err != nil {
+		return nil, err
+	}
+	g.Add(manager, lifecycle.After(api))
+
+	if p.Components.Scheduler {
+		s, err := scheduler.New(p.scheduler())
+		if err != nil {
+			return nil, err
+		}
+		g.Add(s, lifecycle.After(api))
+	}
+
+	shared := newShared(kube)
+	if p.Components.CloudController {
+		g.Add(nodecontroller.New(shared.Client, shared.Informers, log), lifecycle.After(api))
+	}
+	return store, agent.AddNode(g, p.node(), agent.API{
+		Ready: api,
+		Kubelet: func() (*rest.Config, error) {
+			return kube.ClientConfig("system:node:"+p.NodeName, user.NodesGroup), nil
+		},
+		Client:    shared.Client,
+		Informers: shared.Informers,
+	}, log)
+}
+
+// shared is the one client and the one informer factory of knarr's own components, so that an object is decoded and
+// held once.
+type shared struct {
+	client    kubernetes.Interface
+	informers informers.SharedInformerFactory
+}
+
+func newShared(kube *apiserver.Component) shared {
+	// The configuration is made here, not read: a client from it cannot fail.
+	client := kubernetes.NewForConfigOrDie(kube.ClientConfig("system:knarr-controller", user.SystemPrivilegedGroup))
+	return shared{client, informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim))}
+}
+
+// Client returns the client; it never fails.
+func (s shared) Client() (kubernetes.Interface, error) { return s.client, nil }
+
+// Informers returns the factory.
+func (s shared) Informers() informers.SharedInformerFactory { return s.informers }

@@ -1,0 +1,48 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/knarr-io/knarr/pkg/config"
+	"github.com/knarr-io/knarr/pkg/datadir"
+	"github.com/knarr-io/knarr/pkg/lifecycle"
+	"github.com/knarr-io/knarr/pkg/pki"
+	"github.com/knarr-io/knarr/pkg/token"
+)
+
+// identity is the certificates of the server, and its tokens, which contain the hash of its CA.
+type identity struct {
+	*pki.Renewer
+	keys  pki.Config
+	dir   datadir.Dir
+	token config.Secret
+}
+
+func (p Plan) keys(log *slog.Logger) lifecycle.Component {
+	keys := p.certificates()
+	return &identity{pki.NewRenewer(keys, log, nil), keys, p.Dir, p.Token}
+}
+
+// Prepare makes what is missing and writes nothing when all is there.
+func (i *identity) Prepare(ctx context.Context) error {
+	if err := i.Renewer.Prepare(ctx); err != nil {
+		return err
+	}
+	ca, err := os.ReadFile(i.keys.CAPair(pki.ServerCA).Cert)
+	if err != nil {
+		return fmt.Errorf("read server CA: %w", err)
+	}
+	var given token.Given
+	if i.token.IsSet() {
+		if given.Server, err = token.Parse(i.token.Reveal()); err != nil {
+			return fmt.Errorf("--token: %w", err)
+		}
+	}
+	if _, err := (token.Store{ServerDir: i.dir.Server()}).Ensure(given, ca); err != nil {
+		return fmt.Errorf("set up the cluster's tokens: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,153 @@
+package server
+
+import (
+	"net/netip"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/knarr-io/knarr/pkg/agent"
+	"github.com/knarr-io/knarr/pkg/bundle"
+	"github.com/knarr-io/knarr/pkg/config"
+	"github.com/knarr-io/knarr/pkg/datadir"
+	"github.com/knarr-io/knarr/pkg/datastore"
+	"github.com/knarr-io/knarr/pkg/pki"
+	"github.com/knarr-io/knarr/pkg/upstream/apiserver"
+	"github.com/knarr-io/knarr/pkg/upstream/controllermanager"
+	"github.com/knarr-io/knarr/pkg/upstream/host"
+	"github.com/knarr-io/knarr/pkg/upstream/scheduler"
+)
+
+// Plan is the configuration with what had to be found out on the host. Its methods are the configurations of the
+// components; they are pure.
+type Plan struct {
+	config.Server
+	Dir      datadir.Dir
+	Run      datadir.Run
+	NodeName string
+	Host     host.Host
+	// HostIPs are the host's own addresses, at most one for each family.
+	HostIPs []netip.Addr
+	// HostResolvConf is the host's resolv.conf that pods can use; empty when there is none.
+	HostResolvConf string
+}
+
+// nodeIPs are the internal addresses to register: the user's, else the host's of the families that the cluster has.
+func (p Plan) nodeIPs() []netip.Addr {
+	if p.Node.IPs.Len() > 0 {
+		return p.Node.IPs.Slice()
+	}
+	var ips []netip.Addr
+	for _, cidr := range p.Network.ServiceCIDRs.All() {
+		for _, a := range p.HostIPs {
+			if a.Is6() == cidr.Addr().Is6() {
+				ips = append(ips, a)
+			}
+		}
+	}
+	return ips
+}
+
+func (p Plan) certificates() pki.Config {
+	return pki.Config{
+		DataDir:          p.Dir.Root(),
+		Agent:            true,
+		NodeName:         p.NodeName,
+		NodeIPs:          append(p.nodeIPs(), p.Node.ExternalIPs.Slice()...),
+		AdvertiseAddress: p.AdvertiseAddress(p.HostIPs...),
+		ServiceCIDRs:     p.Network.ServiceCIDRs.Slice(),
+		ClusterDomain:    p.Network.Domain,
+		ExtraSANs:        p.Listener.TLSSANs.Slice(),
+		ServerURL:        p.APIServerURL(),
+		Admin:            pki.AdminKubeconfig{Path: p.Kubeconfig.Path, Mode: p.Kubeconfig.Mode, Group: p.Kubeconfig.Group},
+	}
+}
+
+func (p Plan) datastore() datastore.Config {
+	return datastore.Config{
+		Endpoint: p.Datastore.Endpoint.Reveal(),
+		Dir:      p.Dir.DB(),
+		CAFile:   p.Datastore.CAFile,
+		CertFile: p.Datastore.CertFile,
+		KeyFile:  p.Datastore.KeyFile,
+	}
+}
+
+func (p Plan) apiServer(store datastore.Access) apiserver.Config {
+	keys := p.certificates()
+	serving, proxy, kubelet := keys.LeafPair(pki.APIServerServing), keys.LeafPair(pki.AuthProxyClient), keys.LeafPair(pki.APIServerKubeletClient)
+	return apiserver.Config{
+		BindAddress:             p.ListenAddress().Addr(),
+		Port:                    int(p.Listener.Port),
+		AdvertiseAddress:        keys.AdvertiseAddress,
+		ServiceCIDRs:            p.Network.ServiceCIDRs.Slice(),
+		NodePortRange:           p.Network.NodePorts.String(),
+		ClusterDomain:           p.Network.Domain,
+		CertDir:                 p.Dir.TLS(),
+		TLSCert:                 serving.Cert,
+		TLSKey:                  serving.Key,
+		ClientCA:                keys.CAPair(pki.ClientCA).Cert,
+		RequestHeaderCA:         keys.CAPair(pki.RequestHeaderCA).Cert,
+		ProxyClientCert:         proxy.Cert,
+		ProxyClientKey:          proxy.Key,
+		KubeletCA:               keys.CAPair(pki.ServerCA).Cert,
+		KubeletClientCert:       kubelet.Cert,
+		KubeletClientKey:        kubelet.Key,
+		ServiceAccountKey:       keys.ServiceKey(),
+		ServiceAccountPublicKey: keys.ServiceKey(),
+		EtcdEndpoints:           store.Endpoints,
+		EtcdCA:                  store.CAFile,
+		EtcdClientCert:          store.CertFile,
+		EtcdClientKey:           store.KeyFile,
+		EnableProfiling:         p.Profiling,
+		ExtraArgs:               p.Args.APIServer.Slice(),
+	}
+}
+
+func (p Plan) controllerManager() controllermanager.Config {
+	keys := p.certificates()
+	return controllermanager.Config{
+		Kubeconfig:        keys.KubeconfigPath(pki.ControllerManagerKubeconfig),
+		ClusterCIDRs:      p.Network.ClusterCIDRs.Slice(),
+		ServiceCIDRs:      p.Network.ServiceCIDRs.Slice(),
+		RootCA:            keys.CAPair(pki.ServerCA).Cert,
+		ServiceAccountKey: keys.ServiceKey(),
+		ClientCA:          keys.CAPair(pki.ClientCA).Cert,
+		ClientCAKey:       keys.CAPair(pki.ClientCA).Key,
+		ServingCA:         keys.CAPair(pki.ServerCA).Cert,
+		ServingCAKey:      keys.CAPair(pki.ServerCA).Key,
+		ExtraArgs:         p.Args.ControllerManager.Slice(),
+	}
+}
+
+func (p Plan) scheduler() scheduler.Config {
+	return scheduler.Config{
+		Kubeconfig: p.certificates().KubeconfigPath(pki.SchedulerKubeconfig),
+		ExtraArgs:  p.Args.Scheduler.Slice(),
+	}
+}
+
+func (p Plan) node() agent.Node {
+	pause := p.Runtime.PauseImage
+	if pause == "" {
+		pause = p.SystemImage(bundle.PauseImage)
+	}
+	return agent.Node{
+		Common:         p.Common,
+		Cluster:        agent.Cluster{Network: p.Network, DNS: p.ClusterDNS().Slice(), KubeProxy: p.Components.KubeProxy, PauseImage: pause},
+		Name:           p.NodeName,
+		Host:           p.Host,
+		IPs:            p.nodeIPs(),
+		HostResolvConf: p.HostResolvConf,
+		Dir:            p.Dir,
+		Run:            p.Run,
+		Keys:           p.certificates(),
+	}
+}
+
+// trim drops what no component of knarr reads and what makes up half of most objects.
+func trim(obj any) (any, error) {
+	if o, err := meta.Accessor(obj); err == nil {
+		o.SetManagedFields(nil)
+	}
+	return obj, nil
+}

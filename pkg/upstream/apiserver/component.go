@@ -1,0 +1,153 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/pflag"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apiserver/pkg/server/egressselector"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
+
+	"github.com/knarr-io/knarr/pkg/upstream/argv"
+)
+
+// argsFlag is the knarr flag whose values arrive in Config.ExtraArgs.
+const argsFlag = "kube-apiserver-arg"
+
+// Dial connects to the datastore; see storagebackend.TransportConfig.EgressLookup.
+type Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+// Component is a kube-apiserver. Use [New].
+type Component struct {
+	options *options.ServerRunOptions
+	// etcdDial, when not nil, replaces the network on the way to the datastore.
+	etcdDial func() Dial
+	handler  atomic.Pointer[http.Handler]
+}
+
+// New parses the configuration. etcdDial may be nil: then the endpoints are dialled over the network; otherwise it is
+// called once, when the component starts, and what it returns (nil: the network) makes every connection.
+// The error, an argv.UsageError, names an argument that upstream does not take.
+func New(c Config, etcdDial func() Dial) (*Component, error) {
+	s := options.NewServerRunOptions()
+	named := s.Flags()
+	sets := make([]*pflag.FlagSet, 0, len(named.Order))
+	for _, name := range named.Order {
+		sets = append(sets, named.FlagSets[name])
+	}
+	if err := argv.Parse(argsFlag, c.Args(), sets...); err != nil {
+		return nil, err
+	}
+	return &Component{options: s, etcdDial: etcdDial}, nil
+}
+
+// Name is "kube-apiserver".
+func (*Component) Name() string { return "kube-apiserver" }
+
+// Run follows cmd/kube-apiserver/app/server.go:85 (RunE) and :149 (Run), without its signal handler and its logging
+// set-up. It is ready when /readyz answers ok in-process.
+func (c *Component) Run(ctx context.Context, ready func()) error {
+	if err := c.useDatastore(); err != nil {
+		return err
+	}
+	server, err := c.build(ctx)
+	if err != nil {
+		return err
+	}
+	prepared, err := server.PrepareRun()
+	if err != nil {
+		return fmt.Errorf("prepare kube-apiserver: %w", err)
+	}
+	handler := http.Handler(server.GenericAPIServer.Handler)
+	c.handler.Store(&handler)
+	defer c.handler.Store(nil)
+
+	watching, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if c.waitReady(watching) == nil {
+			ready()
+		}
+	}()
+	err = prepared.Run(ctx)
+	stop()
+	<-done
+	if err != nil {
+		return fmt.Errorf("run kube-apiserver: %w", err)
+	}
+	return nil
+}
+
+func (c *Component) useDatastore() error {
+	if c.etcdDial == nil {
+		return nil
+	}
+	dial := c.etcdDial()
+	if dial == nil {
+		return nil
+	}
+	// storagebackend/factory/etcd3.go:303 asks for a dialer and uses it for every etcd connection.
+	c.options.Etcd.StorageConfig.Transport.EgressLookup = func(egressselector.NetworkContext) (utilnet.DialFunc, error) {
+		return utilnet.DialFunc(dial), nil
+	}
+	return nil
+}
+
+// Check asks /livez.
+func (c *Component) Check(ctx context.Context) error { return c.get(ctx, "/livez") }
+
+// waitReady polls /readyz until it is ok; it fails only when ctx ends. Upstream offers no event for it: readiness is
+// the conjunction of some thirty checks that are evaluated on request.
+func (c *Component) waitReady(ctx context.Context) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := c.get(ctx, "/readyz"); err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+func (c *Component) build(ctx context.Context) (*genericServer, error) {
+	if c.options.InformerName == nil {
+		name, err := cache.NewInformerName("kube-apiserver")
+		if err != nil {
+			return nil, fmt.Errorf("name kube-apiserver's informers: %w", err)
+		}
+		c.options.InformerName = name
+	}
+	completed, err := c.options.Complete(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("complete kube-apiserver options: %w", err)
+	}
+	if err := argv.Problems(argsFlag, completed.Validate()); err != nil {
+		return nil, err
+	}
+	config, err := app.NewConfig(completed)
+	if err != nil {
+		return nil, fmt.Errorf("configure kube-apiserver: %w", err)
+	}
+	trustInProcess(&config.Aggregator.GenericConfig.Config.Authentication)
+	full, err := config.Complete()
+	if err != nil {
+		return nil, fmt.Errorf("complete kube-apiserver configuration: %w", err)
+	}
+	server, err := app.CreateServerChain(full)
+	if err != nil {
+		return nil, fmt.Errorf("create kube-apiserver: %w", err)
+	}
+	return server, nil
+}

@@ -1,0 +1,98 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+
+	_ "github.com/containerd/containerd/v2/cmd/containerd/builtins" // registers the plugins
+	"github.com/containerd/containerd/v2/cmd/containerd/server"
+	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/plugin"
+	"github.com/containerd/plugin/registry"
+
+	"github.com/knarr-io/knarr/pkg/atomicfile"
+)
+
+// Component is a containerd. Use [New].
+type Component struct{ config Config }
+
+// New makes the component.
+func New(c Config) *Component { return &Component{c} }
+
+// Name is "containerd".
+func (*Component) Name() string { return "containerd" }
+
+// Prepare writes the configuration file.
+func (c *Component) Prepare(context.Context) error {
+	text, err := c.config.TOML()
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{filepath.Dir(c.config.ConfigFile), filepath.Dir(c.config.DropIns), c.config.CNIConfig, c.config.RegistryConfig} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make containerd directory: %w", err)
+		}
+	}
+	if _, err := atomicfile.WriteIfChanged(c.config.ConfigFile, text, 0o600); err != nil {
+		return fmt.Errorf("write containerd configuration: %w", err)
+	}
+	return nil
+}
+
+// Run follows cmd/containerd/command/main.go:125 (Action) without its signal handler. It is ready when all plugins
+// that announced readiness are ready and the socket answers.
+func (c *Component) Run(ctx context.Context, ready func()) error {
+	config := &srvconfig.Config{}
+	none := func(*plugin.Registration) bool { return false }
+	plugins := func() iter.Seq[plugin.Registration] { return slices.Values(registry.Graph(none)) }
+	if err := srvconfig.LoadConfigWithPlugins(ctx, c.config.ConfigFile, plugins, config); err != nil {
+		return fmt.Errorf("load containerd configuration %s: %w", c.config.ConfigFile, err)
+	}
+	if err := server.CreateTopLevelDirectories(config); err != nil {
+		return fmt.Errorf("make containerd directories: %w", err)
+	}
+	if err := cleanMounts(config.Root); err != nil {
+		return err
+	}
+	// The plugins keep the context they are given for as long as they live, which is past the stop of this
+	// component: Stop closes them in order.
+	life := context.WithoutCancel(ctx)
+	daemon, err := server.New(life, config)
+	if err != nil {
+		return fmt.Errorf("create containerd: %w", err)
+	}
+	defer daemon.Stop()
+	if err := daemon.Start(life); err != nil {
+		return fmt.Errorf("start containerd: %w", err)
+	}
+	booted := make(chan struct{})
+	go func() { // ends with the process at the latest: Wait returns when every plugin is ready
+		daemon.Wait()
+		close(booted)
+	}()
+	select {
+	case <-booted:
+		ready()
+		<-ctx.Done()
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// cleanMounts removes what a killed process left mounted below root/tmpmounts.
+func cleanMounts(root string) error {
+	if err := mount.SetTempMountLocation(filepath.Join(root, "tmpmounts")); err != nil {
+		return fmt.Errorf("choose containerd's place for temporary mounts: %w", err)
+	}
+	warnings, err := mount.CleanupTempMounts(0)
+	if err := errors.Join(append(warnings, err)...); err != nil {
+		return fmt.Errorf("unmount what an earlier containerd left: %w", err)
+	}
+	return nil
+}

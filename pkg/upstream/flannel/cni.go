@@ -1,0 +1,49 @@
+package flannel
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+)
+
+// cniConfig is the plugin list for pods of this node: the bridge plugin does what flannel's own CNI plugin delegates
+// to it. The route of each cluster CIDR keeps pod traffic off other interfaces that a pod may have.
+func cniConfig(pods, cluster []netip.Prefix, mtu int) ([]byte, error) {
+	type object = map[string]any
+	var ranges [][]object
+	var routes []object
+	for _, p := range pods {
+		ranges = append(ranges, []object{{"subnet": p.String()}})
+		anywhere := "0.0.0.0/0"
+		if p.Addr().Is6() {
+			anywhere = "::/0"
+		}
+		routes = append(routes, object{"dst": anywhere})
+	}
+	for _, p := range cluster {
+		routes = append(routes, object{"dst": p.String()})
+	}
+	list, err := json.MarshalIndent(object{
+		"cniVersion": "1.0.0",
+		"name":       "cbr0",
+		"plugins": []object{
+			{
+				"type": "bridge", "bridge": "cni0", "mtu": mtu,
+				"isGateway": true, "isDefaultGateway": true, "hairpinMode": true, "forceAddress": true,
+				"ipam": object{"type": "host-local", "ranges": ranges, "routes": routes},
+			},
+			{"type": "portmap", "capabilities": object{"portMappings": true}},
+			{"type": "bandwidth", "capabilities": object{"bandwidth": true}},
+		},
+	}, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode CNI configuration: %w", err)
+	}
+	return append(list, '\n'), nil
+}
+
+// ipNet is p for the libraries that predate net/netip.
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Masked().Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}

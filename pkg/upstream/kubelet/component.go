@@ -1,0 +1,110 @@
+package kubelet
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/kubernetes/cmd/kubelet/app"
+	"k8s.io/kubernetes/pkg/kubelet"
+	"sigs.k8s.io/yaml"
+
+	"github.com/knarr-io/knarr/pkg/atomicfile"
+	"github.com/knarr-io/knarr/pkg/lifecycle"
+	"github.com/knarr-io/knarr/pkg/upstream/argv"
+)
+
+// defaultsFile is the first of the drop-ins; users' names sort after it.
+const defaultsFile = "00-knarr-defaults.conf"
+
+// Component is a kubelet. Use [New].
+type Component struct {
+	config Config
+	// client is nil when the kubelet shall use its kubeconfig.
+	client func() (*rest.Config, error)
+}
+
+// New makes the component. client, when not nil, is called once, when it runs, and says how it reaches the API in place
+// of the kubeconfig.
+func New(c Config, client func() (*rest.Config, error)) *Component {
+	return &Component{config: c, client: client}
+}
+
+// Name is "kubelet".
+func (*Component) Name() string { return "kubelet" }
+
+// Prepare writes the defaults and parses the whole configuration. The error, an argv.UsageError, names an argument that
+// upstream does not take.
+func (c *Component) Prepare(context.Context) error {
+	for _, dir := range []string{c.config.DropInDir, c.config.StaticPodDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make kubelet directory: %w", err)
+		}
+	}
+	defaults, err := yaml.Marshal(c.config.Defaults())
+	if err != nil {
+		return fmt.Errorf("encode kubelet defaults: %w", err)
+	}
+	header := "# Written by knarr at every start. To change a setting, put a file of your own beside this one.\n"
+	path := filepath.Join(c.config.DropInDir, defaultsFile)
+	if _, err := atomicfile.WriteIfChanged(path, append([]byte(header), defaults...), 0o600); err != nil {
+		return fmt.Errorf("write kubelet defaults: %w", err)
+	}
+	_, err = load(c.config.Args())
+	return err
+}
+
+// Run follows cmd/kubelet/app/server.go:159 (RunE) without its signal handler and its logging set-up. It is ready when
+// it serves its API; that the node is Ready is seen on the Node object.
+func (c *Component) Run(ctx context.Context, ready func()) error {
+	server, err := load(c.config.Args())
+	if err != nil {
+		return err
+	}
+	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(server.FeatureGates); err != nil {
+		return &argv.UsageError{Flag: argsFlag, Err: err}
+	}
+	if err := validate(server); err != nil {
+		return err
+	}
+	deps, err := app.UnsecuredDependencies(ctx, server, utilfeature.DefaultFeatureGate)
+	if err != nil {
+		return fmt.Errorf("make kubelet dependencies: %w", err)
+	}
+	if c.client != nil {
+		if err := c.useClient(deps, server.NodeStatusUpdateFrequency.Duration); err != nil {
+			return err
+		}
+	}
+	ready()
+	return lifecycle.Detached(ctx, time.Second, func(ctx context.Context) error {
+		return app.Run(ctx, server, deps, utilfeature.DefaultFeatureGate)
+	})
+}
+
+// useClient gives the kubelet its three clients, as server.go:705-746 makes them from a kubeconfig. There is no
+// connection that could go stale, so there is nothing to do when a heartbeat fails.
+func (c *Component) useClient(deps *kubelet.Dependencies, heartbeat time.Duration) error {
+	config, err := c.client()
+	if err != nil {
+		return err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("make kubelet client: %w", err)
+	}
+	beat := rest.CopyConfig(config)
+	beat.Timeout = heartbeat
+	heartbeats, err := kubernetes.NewForConfig(beat)
+	if err != nil {
+		return fmt.Errorf("make kubelet heartbeat client: %w", err)
+	}
+	deps.KubeClient, deps.EventClient, deps.HeartbeatClient = client, client.CoreV1(), heartbeats
+	deps.OnHeartbeatFailure = func() {}
+	return nil
+}

@@ -1,0 +1,104 @@
+// Package kubelet runs upstream's kubelet, unpatched, as a component of the process.
+//
+// Its configuration is the merge that upstream makes of files and flags: knarr's defaults are written to
+// 00-knarr-defaults.conf in a drop-in directory, users' files beside it win over them, and --kubelet-arg wins over all.
+//
+// Upstream's Run returns while its goroutines live on, and some of its failures end the process. It stops when its
+// context ends; pods go on running.
+package kubelet
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
+
+	"github.com/knarr-io/knarr/pkg/upstream/argv"
+)
+
+// Config is what the kubelet of one node needs to know. All paths are absolute.
+type Config struct {
+	NodeName string
+	NodeIPs  []netip.Addr
+	Labels   []string       // key=value, at registration
+	Taints   []corev1.Taint // at registration
+
+	// Kubeconfig is the path of its credentials.
+	Kubeconfig                         string
+	ClientCA                           string // of those who may call it
+	ServingCert                        string
+	ServingKey                         string
+	RootDir                            string // /var/lib/kubelet: CSI drivers and tools depend on it
+	CertDir                            string
+	DropInDir                          string // with 00-knarr-defaults.conf
+	StaticPodDir                       string
+	RuntimeEndpoint                    string // unix://...
+	ImageEndpoint                      string // empty: RuntimeEndpoint
+	ClusterDNS                         []netip.Addr
+	ClusterDomain                      string
+	ResolvConf                         string
+	CgroupDriver                       string // systemd or cgroupfs
+	CgroupControllers                  []string
+	CredentialBinDir, CredentialConfig string
+	ProtectKernelDefaults              bool
+	// ExtraArgs are the user's, "name=value"; they win.
+	ExtraArgs []string
+}
+
+// Args is the argument list, the user's last: only what has no place in the configuration file.
+func (c Config) Args() []string {
+	ips := make([]string, len(c.NodeIPs))
+	for i, a := range c.NodeIPs {
+		ips[i] = a.String()
+	}
+	return argv.List{}.With(
+		"hostname-override", c.NodeName,
+		"kubeconfig", c.Kubeconfig,
+		"config-dir", c.DropInDir,
+		"root-dir", c.RootDir,
+		"cert-dir", c.CertDir,
+		// knarr's node controller says what the addresses are and takes the uninitialized taint away.
+		"cloud-provider", "external",
+		"node-ip", strings.Join(ips, ","),
+		"node-labels", strings.Join(c.Labels, ","),
+		"image-credential-provider-bin-dir", c.CredentialBinDir,
+		"image-credential-provider-config", c.CredentialConfig,
+	).Merge(c.ExtraArgs)
+}
+
+// Defaults is the content of 00-knarr-defaults.conf.
+func (c Config) Defaults() kubeletv1beta1.KubeletConfiguration {
+	no, yes := false, true
+	kc := kubeletv1beta1.KubeletConfiguration{
+		TypeMeta:                 metav1.TypeMeta{APIVersion: kubeletv1beta1.SchemeGroupVersion.String(), Kind: "KubeletConfiguration"},
+		Authentication:           kubeletv1beta1.KubeletAuthentication{X509: kubeletv1beta1.KubeletX509Authentication{ClientCAFile: c.ClientCA}, Webhook: kubeletv1beta1.KubeletWebhookAuthentication{Enabled: &yes}, Anonymous: kubeletv1beta1.KubeletAnonymousAuthentication{Enabled: &no}},
+		Authorization:            kubeletv1beta1.KubeletAuthorization{Mode: kubeletv1beta1.KubeletAuthorizationModeWebhook},
+		TLSCertFile:              c.ServingCert,
+		TLSPrivateKeyFile:        c.ServingKey,
+		StaticPodPath:            c.StaticPodDir,
+		ContainerRuntimeEndpoint: c.RuntimeEndpoint,
+		ImageServiceEndpoint:     c.ImageEndpoint,
+		ClusterDomain:            c.ClusterDomain,
+		CgroupDriver:             c.CgroupDriver,
+		ResolverConfig:           &c.ResolvConf,
+		ProtectKernelDefaults:    c.ProtectKernelDefaults,
+		SerializeImagePulls:      &no,
+		RegisterWithTaints:       c.Taints,
+		FailSwapOn:               &no,
+		// Hosts with cgroup v1 get a warning from check-config, not a refusal.
+		FailCgroupV1: &no,
+		// The process has one health endpoint and one profiler of its own.
+		HealthzPort:             new(int32),
+		EnableDebuggingHandlers: &yes,
+		EnableProfilingHandler:  &no,
+		ShutdownGracePeriod:     metav1.Duration{Duration: 0},
+		VolumeStatsAggPeriod:    metav1.Duration{Duration: time.Minute},
+	}
+	for _, a := range c.ClusterDNS {
+		kc.ClusterDNS = append(kc.ClusterDNS, a.String())
+	}
+	return kc
+}
