@@ -35,7 +35,7 @@ const (
 const (
 	// maxWindow bounds the memory that decompression takes, in bytes. It is the
 	// window that scripts/build-helpers compresses with.
-	maxWindow = 8 << 20
+	maxWindow = 16 << 20
 	// syncs is how many files are being synced while the next are written.
 	syncs = 4
 )
