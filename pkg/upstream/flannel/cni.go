@@ -8,18 +8,13 @@ import (
 )
 
 // cniConfig is the plugin list for pods of this node: the bridge plugin does what flannel's own CNI plugin delegates
-// to it. The route of each cluster CIDR keeps pod traffic off other interfaces that a pod may have.
+// to it: a bridge that is the pods' default gateway. The route of each cluster CIDR keeps pod traffic off other interfaces that a pod may have.
 func cniConfig(pods, cluster []netip.Prefix, mtu int) ([]byte, error) {
 	type object = map[string]any
 	var ranges [][]object
 	var routes []object
 	for _, p := range pods {
 		ranges = append(ranges, []object{{"subnet": p.String()}})
-		anywhere := "0.0.0.0/0"
-		if p.Addr().Is6() {
-			anywhere = "::/0"
-		}
-		routes = append(routes, object{"dst": anywhere})
 	}
 	for _, p := range cluster {
 		routes = append(routes, object{"dst": p.String()})
