@@ -70,8 +70,9 @@ func (e *env) leave() {
 	defer cancel()
 	if e.t.Failed() {
 		for _, args := range [][]string{{"get", "all", "-o", "wide"}, {"describe", "pods"}, {"get", "events", "--sort-by=.lastTimestamp"}} {
+			const shown = 12 << 10 // characters
 			out, err := e.host.Exec(ctx, append(append([]string{}, e.kubectl...), append([]string{"-n", e.ns}, args...)...)...)
-			e.t.Logf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+			e.t.Logf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out[max(0, len(out)-shown):])
 		}
 		e.t.Logf("end of the server's log:\n%s", e.log())
 	}

@@ -37,14 +37,14 @@ func TestServiceClusterIP(t *testing.T) {
 	// From a pod, and from a pod to itself through its own Service.
 	e.startPod(pod("asker", idle("main")))
 	e.eventually("an answer inside a pod", func() error {
-		_, err := e.inPod("asker", "wget -qO- -T 5 "+url)
+		_, err := e.inPod("asker", "testserver get "+url)
 		return err
 	})
-	lone := pod("lone", shell("main", "echo -n lone > /tmp/hostname; exec httpd -f -p 8080 -h /tmp"))
+	lone := pod("lone", shell("main", "exec testserver http"))
 	e.startPod(lone)
 	self := e.createService(service("lone", corev1.ServiceTypeClusterIP, 8080))
 	e.eventually("a pod's answer to itself through its Service", func() error {
-		who, err := e.inPod("lone", "wget -qO- -T 5 http://"+self.Spec.ClusterIP+":8080/hostname")
+		who, err := e.inPod("lone", "testserver get http://"+self.Spec.ClusterIP+":8080/hostname")
 		if err == nil && who != "lone" {
 			err = fmt.Errorf("%q answered", who)
 		}
@@ -204,7 +204,7 @@ func TestServiceEnvironmentAndKubernetesService(t *testing.T) {
 	}
 	// The API answers a pod on that address, with the pod's own credentials.
 	e.eventually("the API's answer to a pod", func() error {
-		_, err := e.inPod("asker", "nc -w 5 $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT </dev/null")
+		_, err := e.inPod("asker", "cd /var/run/secrets/kubernetes.io/serviceaccount && testserver get -ca ca.crt -token token https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT/version")
 		return err
 	})
 }

@@ -35,7 +35,12 @@ func (e *env) answers(h *lab.Host, url string, n int) {
 func TestDeploymentRollout(t *testing.T) {
 	e := inNamespace(t)
 	deployments := e.client.AppsV1().Deployments(e.ns)
-	_, err := deployments.Create(e.ctx, deployment("web", 3, web()), metav1.CreateOptions{})
+	// Whoever leaves a Service lingers until all have heard of it.
+	c := web()
+	c.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 4}}}
+	d := deployment("web", 3, c)
+	d.Spec.Template.Spec.TerminationGracePeriodSeconds = ptr.To[int64](30)
+	_, err := deployments.Create(e.ctx, d, metav1.CreateOptions{})
 	e.must(err)
 	svc := e.createService(service("web", corev1.ServiceTypeClusterIP, 8080))
 	url := "http://" + svc.Spec.ClusterIP + ":8080"
@@ -60,20 +65,20 @@ func TestDeploymentRollout(t *testing.T) {
 	if err := <-failed; err != nil {
 		t.Errorf("the Service did not answer during the rollout: %v", err)
 	}
-	for range 10 {
-		if release, err := get(e.host, url+"/env?name=RELEASE"); err != nil || release != "two" {
-			t.Fatalf("after the rollout a pod has release %q, %v", release, err)
-		}
+	answersAs := func(want string) {
+		e.eventually(fmt.Sprintf("release %q on the Service, ten times in a row", want), func() error {
+			for range 10 {
+				if release, err := get(e.host, url+"/env?name=RELEASE"); err != nil || release != want {
+					return fmt.Errorf("release %q answers, %v", release, err)
+				}
+			}
+			return nil
+		})
 	}
+	answersAs("two")
 	e.mustKubectl("rollout", "undo", "deployment/web")
 	e.mustKubectl("rollout", "status", "deployment/web", "--timeout=3m")
-	e.eventually("the first release again", func() error {
-		release, err := get(e.host, url+"/env?name=RELEASE")
-		if err == nil && release != "" {
-			err = fmt.Errorf("release %q answers", release)
-		}
-		return err
-	})
+	answersAs("")
 	e.mustKubectl("scale", "deployment/web", "--replicas=1")
 	e.waitPods("web", 1)
 }

@@ -26,6 +26,7 @@ type config struct {
 	OS           string `json:"os"`
 	Config       struct {
 		Entrypoint []string `json:"Entrypoint,omitempty"`
+		Cmd        []string `json:"Cmd,omitempty"`
 		Env        []string `json:"Env,omitempty"`
 	} `json:"config"`
 	RootFS struct {

@@ -17,7 +17,9 @@ import (
 // References of the images. The domain is one that can never be looked up, so
 // that a cluster that tries to pull an image fails at once.
 const (
-	// Busybox has a shell, the usual tools and a user 1000 named "app".
+	// Busybox has a shell, the usual tools, testserver among them, and a user
+	// 1000 named "app". Debian's busybox cannot look names up without glibc's
+	// plug-ins: for the network there is `testserver get`.
 	Busybox = "knarr.test/busybox:1"
 	// Server is the testserver program, its entry point, on an empty root.
 	Server = "knarr.test/server:1"
@@ -30,13 +32,18 @@ func Build(ctx context.Context, dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	server, err := serverFiles(ctx, dir)
+	program, err := buildServer(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
+	busybox = append(busybox, file{name: "bin/testserver", data: program, mode: 0o755})
+	server := []file{{name: "testserver", data: program, mode: 0o755}, {name: "tmp/", mode: 0o1777}}
 	base := config{Architecture: runtime.GOARCH, OS: "linux"}
 	base.Config.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin"}
+	// Whoever names no command, such as a pod's sandbox, gets one that stays.
+	base.Config.Cmd = []string{"sleep", "2147483647"}
 	withEntry := base
+	withEntry.Config.Cmd = nil
 	withEntry.Config.Entrypoint = []string{"/testserver"}
 	for _, i := range []struct {
 		file, ref string
@@ -85,7 +92,8 @@ func busyboxFiles(ctx context.Context) ([]file, error) {
 	return files, nil
 }
 
-func serverFiles(ctx context.Context, dir string) ([]file, error) {
+// buildServer compiles testserver, for the images and for the tests themselves.
+func buildServer(ctx context.Context, dir string) ([]byte, error) {
 	out := filepath.Join(dir, "testserver")
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, "github.com/knarr-io/knarr/tests/images/testserver")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+runtime.GOARCH)
@@ -96,5 +104,5 @@ func serverFiles(ctx context.Context, dir string) ([]file, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read testserver: %w", err)
 	}
-	return []file{{name: "testserver", data: program, mode: 0o755}, {name: "tmp/", mode: 0o1777}}, nil
+	return program, nil
 }

@@ -20,6 +20,7 @@ import (
 // roles are the programs; each gets the arguments that follow its name.
 var roles = map[string]func(ctx context.Context, args []string) error{
 	"http":      runHTTP,
+	"get":       runGet,
 	"echo":      runEcho,
 	"webhook":   runWebhook,
 	"apiserver": runAPIServer,

@@ -1,0 +1,67 @@
+// Package datastore_test has the long tests of the store: histories checked for linearizability while the server is
+// killed or loses power, hundreds of power cuts, a day of a cluster's writes in a minute, and the contract suite over
+// real servers of the external engines.
+//
+// They need root, loop devices, mkfs.btrfs and mkfs.ext4 (Debian: btrfs-progs, e2fsprogs), and the postgresql and
+// mariadb-server packages. They take a few minutes and use local sockets only; whatever they mount is in a mount
+// namespace of their own and goes with them.
+package datastore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/knarr-io/knarr/pkg/datastore"
+)
+
+const (
+	// envServe makes this program a store server: ENDPOINT, DIR and LISTEN separated by "|".
+	envServe = "KNARR_TEST_SERVE"
+	// envInside tells that the mount namespace is the tests' own.
+	envInside = "KNARR_TEST_INSIDE"
+)
+
+func TestMain(m *testing.M) {
+	switch {
+	case os.Getenv(envServe) != "":
+		os.Exit(serve(os.Getenv(envServe)))
+	case os.Getenv(envInside) == "":
+		os.Exit(enter())
+	}
+	os.Exit(m.Run())
+}
+
+// enter runs this program again in a mount namespace of its own.
+func enter() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), envInside+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	var exit *exec.ExitError
+	if err := cmd.Run(); errors.As(err, &exit) {
+		return exit.ExitCode()
+	} else if err != nil {
+		fmt.Fprintln(os.Stderr, "run tests in a mount namespace (needs root):", err)
+		return 1
+	}
+	return 0
+}
+
+// serve is a store server until it is killed.
+func serve(spec string) int {
+	f := strings.Split(spec, "|")
+	config := datastore.Config{Endpoint: f[0], Dir: f[1], Listen: f[2]}
+	c := datastore.New(config, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	if err := c.Run(context.Background(), func() { fmt.Println("ready") }); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
