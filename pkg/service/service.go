@@ -130,6 +130,8 @@ func (h Host) Installed() []Service {
 		pattern string
 	}{
 		{Systemd, h.exists("run/systemd/system"), "etc/systemd/system/knarr*.service"},
+		{Systemd, h.exists("run/systemd/system"), "usr/local/lib/systemd/system/knarr*.service"},
+		{Systemd, h.exists("run/systemd/system"), "usr/lib/systemd/system/knarr*.service"},
 		{OpenRC, h.exists("run/openrc"), "etc/init.d/knarr*"},
 	} {
 		if !look.present {
