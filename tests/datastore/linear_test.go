@@ -217,11 +217,7 @@ func checkHistory(t *testing.T, sock string, crash func(i int)) {
 	defer cancel()
 	var wg sync.WaitGroup
 	for i := range clients {
-		c, err := clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + sock}, BackoffWaitBetween: 10 * time.Millisecond})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
+		c := connect(t, "unix://"+sock)
 		wg.Go(func() { h.work(ctx, c, rand.New(rand.NewPCG(uint64(i), 5))) })
 	}
 	for i := range crashes {
