@@ -57,11 +57,10 @@ func (logrusHook) Levels() []logrus.Level { return logrus.AllLevels }
 func (h logrusHook) Fire(e *logrus.Entry) error {
 	pcs := callers("github.com/sirupsen/logrus.", "github.com/containerd/log.")
 	r := slog.NewRecord(e.Time, logrusLevel(e.Level), e.Message, pcs[0])
-	r.AddAttrs(slog.String(componentKey, componentOf(pcs)))
 	for _, key := range slices.Sorted(maps.Keys(e.Data)) {
 		r.AddAttrs(slog.Any(key, e.Data[key]))
 	}
-	return h.handler.Handle(context.Background(), r)
+	return h.write(componentOf(pcs), r)
 }
 
 func logrusLevel(l logrus.Level) slog.Level {
@@ -96,8 +95,7 @@ func (g grpcLogger) log(level slog.Level, text func() string) {
 		return
 	}
 	r := slog.NewRecord(time.Now(), level, strings.TrimSpace(text()), 0)
-	r.AddAttrs(slog.String(componentKey, "grpc"))
-	g.write(r)
+	_ = g.write("grpc", r) // there is nowhere left to report a failure to write the log
 }
 
 func (g grpcLogger) Info(args ...any) { g.log(grpcInfo, func() string { return fmt.Sprint(args...) }) }
@@ -168,8 +166,7 @@ func (w standardWriter) Write(line []byte) (int, error) {
 	}
 	pcs := callers("log.")
 	r := slog.NewRecord(time.Now(), level, string(bytes.TrimSpace(line)), pcs[0])
-	r.AddAttrs(slog.String(componentKey, componentOf(pcs)))
-	return len(line), w.handler.Handle(context.Background(), r)
+	return len(line), w.write(componentOf(pcs), r)
 }
 
 // slogHandler is the handler of slog's default logger: upstream's levels.
@@ -203,7 +200,7 @@ func (h slogHandler) WithGroup(name string) slog.Handler {
 func (b bridge) useOTel() {
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
 		r := slog.NewRecord(time.Now(), slog.LevelWarn, "export of traces failed", 0)
-		r.AddAttrs(slog.String(componentKey, "opentelemetry"), slog.Any("err", err))
-		b.write(r)
+		r.AddAttrs(slog.Any("err", err))
+		_ = b.write("opentelemetry", r) // as in log
 	}))
 }

@@ -18,6 +18,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/client-go/rest"
@@ -66,7 +67,7 @@ func Apply(c Config) error {
 	if !applied.CompareAndSwap(false, true) {
 		return errors.New("apply the settings of the process: they were applied already, and can be only once")
 	}
-	b := bridge{handler: c.Handler, verbosity: c.Verbosity}
+	b := bridge{handler: c.Handler, verbosity: c.Verbosity, start: time.Now()}
 	if len(c.VModule) > 0 || c.Debug {
 		b.verbosity = max(b.verbosity, 1)
 	}
@@ -115,10 +116,18 @@ func (b bridge) passes(level slog.Level) bool {
 type bridge struct {
 	handler   slog.Handler
 	verbosity int
+	start     time.Time
 }
 
-// write hands over a record that passes.
-func (b bridge) write(r slog.Record) {
-	// There is nowhere left to report a failure to write the log.
-	_ = b.handler.Handle(context.Background(), r)
+// write hands over a record that is wanted, as one of component, unless it turns out
+// to be harmless.
+func (b bridge) write(component string, r slog.Record) error {
+	if level := b.levelOf(component, r); level != r.Level {
+		if !b.passes(level) {
+			return nil
+		}
+		r.Level = level
+	}
+	r.AddAttrs(slog.String(componentKey, component))
+	return b.handler.Handle(context.Background(), r)
 }

@@ -72,7 +72,7 @@ func (r *recorder) take() []string {
 func bridged(t *testing.T, verbosity int, vmodule ...string) *recorder {
 	t.Helper()
 	r := &recorder{}
-	b := bridge{handler: r, verbosity: verbosity}
+	b := bridge{handler: r, verbosity: verbosity, start: time.Now()}
 	if len(vmodule) > 0 {
 		b.verbosity = max(1, verbosity)
 	}

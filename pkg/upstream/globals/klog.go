@@ -86,7 +86,6 @@ func (s *sink) log(level slog.Level, message string, err error, pairs []any) {
 	if component == "" {
 		component = componentOf(callers("k8s.io/klog/v2.", "github.com/go-logr/logr.", ownSink))
 	}
-	r.AddAttrs(slog.String(componentKey, component))
 	if s.name != "" {
 		r.AddAttrs(slog.String("logger", s.name))
 	}
@@ -94,8 +93,20 @@ func (s *sink) log(level slog.Level, message string, err error, pairs []any) {
 		r.AddAttrs(slog.Any("err", err))
 	}
 	r.AddAttrs(s.attrs...)
-	r.Add(pairs...)
-	s.write(r)
+	r.Add(readable(pairs)...)
+	_ = s.write(component, r) // there is nowhere left to report a failure to write the log
+}
+
+// readable makes klog's references to objects the "namespace/name" that klog shows
+// and people search for; to slog they are groups.
+func readable(pairs []any) []any {
+	for i, v := range pairs {
+		if ref, ok := v.(klog.ObjectRef); ok {
+			pairs = slices.Clone(pairs)
+			pairs[i] = ref.String()
+		}
+	}
+	return pairs
 }
 
 // WithName implements [logr.LogSink].
@@ -112,7 +123,7 @@ func (s *sink) WithName(name string) logr.LogSink {
 func (s *sink) WithValues(pairs ...any) logr.LogSink {
 	c := *s
 	r := slog.Record{}
-	r.Add(pairs...)
+	r.Add(readable(pairs)...)
 	c.attrs = slices.Clip(c.attrs)
 	r.Attrs(func(a slog.Attr) bool {
 		if a.Key == componentKey {
@@ -155,6 +166,5 @@ func (b bridge) writeKlogLine(line []byte) {
 	}
 	pcs := callers("k8s.io/klog/v2.")
 	r := slog.NewRecord(time.Now(), level, string(bytes.TrimSpace(message)), pcs[0])
-	r.AddAttrs(slog.String(componentKey, componentOf(pcs)))
-	b.write(r)
+	_ = b.write(componentOf(pcs), r) // as in log
 }
