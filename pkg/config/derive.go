@@ -1,7 +1,6 @@
 package config
 
 import (
-	"cmp"
 	"net/netip"
 	"path"
 	"strconv"
@@ -107,9 +106,6 @@ func (s Server) LocalAddress() netip.AddrPort {
 
 // APIServerURL is the URL of [Server.LocalAddress], without a slash at the end.
 func (s Server) APIServerURL() string { return "https://" + s.LocalAddress().String() }
-
-// AdvertisePort is the port the members of the cluster reach the API at.
-func (s Server) AdvertisePort() uint16 { return cmp.Or(s.Listener.AdvertisePort, s.Listener.Port) }
 
 // AdvertiseAddress is the address the members of the cluster reach the API at:
 // the one given, else the first of the node's external addresses, the node's

@@ -65,7 +65,7 @@ variable or file and line, the value and what is allowed, and exits with code 2.
 
 ## Arguments for the components
 
-` + "`--kube-apiserver-arg`, `--kube-controller-manager-arg`, `--kube-scheduler-arg`,\n`--kube-cloud-controller-manager-arg`, `--kubelet-arg` and `--kube-proxy-arg`" + ` pass one flag each to the
+` + "`--kube-apiserver-arg`, `--kube-controller-manager-arg`, `--kube-scheduler-arg`,\n`--kubelet-arg` and `--kube-proxy-arg`" + ` pass one flag each to the
 component, as ` + "`KEY=VALUE` or `KEY`" + `, with or without dashes, in the order given and after knarr's own.
 Commas belong to the value.
 `

@@ -94,7 +94,7 @@ func TestDefaults(t *testing.T) {
 			Domain:       "cluster.local", FlannelBackend: FlannelVXLAN,
 		},
 		Kubeconfig: Kubeconfig{Path: "/etc/knarr/knarr.yaml", Mode: 0o600},
-		Components: Components{Scheduler: true, CloudController: true, KubeProxy: true},
+		Components: Components{Scheduler: true, CloudController: true, KubeProxy: true, Agent: true},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

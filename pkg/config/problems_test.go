@@ -94,7 +94,7 @@ func valueProblems() []problemCase {
 		args("number", "v=high"), args("number, negative", "v=-1"),
 		args("vmodule", "vmodule=apiserver,kubelet=x"),
 		args("port, text", "https-listen-port=https"), args("port, zero", "https-listen-port=0"),
-		args("port, too large", "advertise-port=65536"), args("port, far too large", "advertise-port=99999999999999999999"),
+		args("port, too large", "https-listen-port=65536"), args("port, far too large", "https-listen-port=99999999999999999999"),
 		args("port, not taken from a default", "https-listen-port=-1"),
 		args("port range", "service-node-port-range=30000"), args("port range, backwards", "service-node-port-range=32767-30000"),
 		args("port range, end", "service-node-port-range=30000-70000"), args("port range, text", "service-node-port-range=a-b"),
@@ -212,8 +212,9 @@ func conflictProblems() []problemCase {
 		withFiles("containerd flags without containerd", "container-runtime-endpoint=/run/crio.sock", "default-runtime=crun", "snapshotter=native",
 			"private-registry=/f", "disable-default-registry-endpoint", "nonroot-devices"),
 		args("alsologtostderr without log", "alsologtostderr"),
-		args("arguments of what does not run", "disable-scheduler", "kube-scheduler-arg=v=4", "disable-cloud-controller",
-			"kube-cloud-controller-manager-arg=v=4", "disable-kube-proxy", "kube-proxy-arg=v=4"),
+		args("arguments of what does not run", "disable-scheduler", "kube-scheduler-arg=v=4",
+			"disable-kube-proxy", "kube-proxy-arg=v=4"),
+		args("arguments of a node that does not run", "disable-agent", "kubelet-arg=v=4"),
 		args("bad values are not compared", "cluster-cidr=10.42.0.0/99", "cluster-dns=x", "advertise-address=2001:db8::1"),
 	}
 }

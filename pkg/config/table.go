@@ -47,9 +47,6 @@ func listenerFlags() []Flag {
 		{Name: "advertise-address", DefaultText: "the node's external or own address", Roles: RoleServer,
 			Category: "Listener and data", Usage: "Tell the members of the cluster to reach the API at `IP`",
 			bind: one(reachable(), func(s *Server) *netip.Addr { return &s.Listener.AdvertiseAddress })},
-		{Name: "advertise-port", DefaultText: "https-listen-port", Roles: RoleServer,
-			Category: "Listener and data", Usage: "Tell the members of the cluster to reach the API at `PORT`",
-			bind: one(port(), func(s *Server) *uint16 { return &s.Listener.AdvertisePort })},
 		{Name: "tls-san", Roles: RoleServer,
 			Category: "Listener and data", Usage: "Make the API's certificate valid for `NAME` as well",
 			bind: many(hostOrIP(), func(s *Server) *List[string] { return &s.Listener.TLSSANs })},
@@ -148,6 +145,9 @@ func componentFlags() []Flag {
 		{Name: "disable-kube-proxy", Default: "false", Roles: RoleServer,
 			Category: "Components", Usage: "Run no kube-proxy",
 			bind: untoggle(func(s *Server) *bool { return &s.Components.KubeProxy })},
+		{Name: "disable-agent", Default: "false", Roles: RoleServer,
+			Category: "Components", Usage: "Run no node: a control plane alone, without container runtime, kubelet, kube-proxy and pod network",
+			bind: untoggle(func(s *Server) *bool { return &s.Components.Agent })},
 	}
 }
 
@@ -162,9 +162,6 @@ func argumentFlags() []Flag {
 		{Name: "kube-scheduler-arg", Roles: RoleServer,
 			Category: "Component arguments", Usage: "Start kube-scheduler with the extra argument `ARG`",
 			bind: words(componentArg(), func(s *Server) *List[string] { return &s.Args.Scheduler })},
-		{Name: "kube-cloud-controller-manager-arg", Aliases: []string{"kube-cloud-controller-arg"}, Roles: RoleServer,
-			Category: "Component arguments", Usage: "Start cloud-controller-manager with the extra argument `ARG`",
-			bind: words(componentArg(), func(s *Server) *List[string] { return &s.Args.CloudControllerManager })},
 		{Name: "kubelet-arg", Roles: Both,
 			Category: "Component arguments", Usage: "Start the kubelet with the extra argument `ARG`",
 			bind: words(componentArg(), func(s *Server) *List[string] { return &s.NodeArgs.Kubelet })},

@@ -68,8 +68,6 @@ type Listener struct {
 	// AdvertiseAddress is the address other members reach the API at; not valid
 	// when not given. See [Server.AdvertiseAddress].
 	AdvertiseAddress netip.Addr
-	// AdvertisePort is 0 when not given. See [Server.AdvertisePort].
-	AdvertisePort uint16
 	// TLSSANs are more names and addresses for the API's certificate.
 	TLSSANs List[string]
 }
@@ -111,10 +109,9 @@ type Kubeconfig struct {
 // "key=value" or "key", without leading dashes, in the order given (see
 // [SplitArg]).
 type ServerArgs struct {
-	APIServer              List[string]
-	ControllerManager      List[string]
-	Scheduler              List[string]
-	CloudControllerManager List[string]
+	APIServer         List[string]
+	ControllerManager List[string]
+	Scheduler         List[string]
 }
 
 // NodeArgs are the user's extra arguments of what runs on every node, as in
@@ -140,6 +137,8 @@ type Components struct {
 	Scheduler       bool
 	CloudController bool
 	KubeProxy       bool
+	// Agent is the node beside the control plane.
+	Agent bool
 	// Disabled are names out of [PackagedComponents].
 	Disabled List[string]
 }

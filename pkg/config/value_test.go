@@ -166,9 +166,6 @@ func TestAddresses(t *testing.T) {
 	if a := s.AdvertiseAddress(netip.MustParseAddr("2001:db8::1")); a.IsValid() {
 		t.Errorf("advertises %s in an IPv4 cluster", a)
 	}
-	if s.AdvertisePort() != 6443 || mustLoad(t, given{args: []string{"advertise-port=443"}}).AdvertisePort() != 443 {
-		t.Error("advertised port")
-	}
 }
 
 func TestDerivedNames(t *testing.T) {

@@ -51,6 +51,9 @@ func Assemble(g *lifecycle.Group, p Plan, log *slog.Logger) (*datastore.Componen
 	if p.Components.CloudController {
 		g.Add(nodecontroller.New(shared.Client, shared.Informers, log), lifecycle.After(api))
 	}
+	if !p.Components.Agent {
+		return store, nil
+	}
 	return store, agent.AddNode(g, p.node(), agent.API{
 		Ready: api,
 		Kubelet: func() (*rest.Config, error) {

@@ -50,7 +50,7 @@ func (p Plan) nodeIPs() []netip.Addr {
 func (p Plan) certificates() pki.Config {
 	return pki.Config{
 		DataDir:          p.Dir.Root(),
-		Agent:            true,
+		Agent:            p.Components.Agent,
 		NodeName:         p.NodeName,
 		NodeIPs:          append(p.nodeIPs(), p.Node.ExternalIPs.Slice()...),
 		AdvertiseAddress: p.AdvertiseAddress(p.HostIPs...),

@@ -95,6 +95,9 @@ func (processSettings) Name() string { return "process" }
 func (s processSettings) Prepare(context.Context) error {
 	helpers := bundle.Current(s.plan.Dir.Helpers())
 	path := helpers.PATH(os.Getenv("PATH"))
+	if s.plan.Node.PreferBundledBin {
+		path = helpers.Bin + ":" + helpers.Aux + ":" + os.Getenv("PATH")
+	}
 	if err := globals.Apply(globals.Config{
 		Handler:     s.handler,
 		Verbosity:   s.plan.Logging.Verbosity,
