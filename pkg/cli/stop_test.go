@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/urfave/cli/v2"
+
 	"github.com/knarr-io/knarr/pkg/control"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 )
@@ -22,7 +24,12 @@ import (
 const role = "KNARR_TEST_ROLE"
 
 func TestMain(m *testing.M) {
-	if as := os.Getenv(role); as != "" {
+	switch as := os.Getenv(role); as {
+	case "":
+	case "complete":
+		app := &cli.App{Name: "knarr", Commands: completed(SystemEnv())}
+		os.Exit(ExitCode(app.Run(os.Args)))
+	default:
 		play(as, os.Args[1])
 		os.Exit(0)
 	}
