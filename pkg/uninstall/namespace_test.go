@@ -219,6 +219,8 @@ func TestLinksAndTablesOfOthersStay(t *testing.T) {
 	other := addLink(t, &netlink.Veth{LinkAttrs: named("vethdock"), PeerName: "dockend"})
 	addLink(t, &netlink.Vxlan{LinkAttrs: named("flannel.1"), VxlanId: 1, Port: 8472})
 	addLink(t, &netlink.Vxlan{LinkAttrs: named("flannel.7"), VxlanId: 7, Port: 8473})
+	addLink(t, &netlink.GenericLink{LinkAttrs: named("bwp0123"), LinkType: "ifb"})
+	addLink(t, &netlink.GenericLink{LinkAttrs: named("ifbmine"), LinkType: "ifb"})
 	for link, master := range map[netlink.Link]netlink.Link{pod: cni, other: docker} {
 		if err := netlink.LinkSetMaster(link, master); err != nil {
 			t.Fatal(err)
@@ -239,9 +241,9 @@ func TestLinksAndTablesOfOthersStay(t *testing.T) {
 	}
 	slices.Sort(left)
 	left = slices.DeleteFunc(left, func(name string) bool {
-		return !strings.Contains("docker0 vethdock dockend flannel.7 cni0 flannel.1 vethpod podend", name)
+		return !strings.Contains("docker0 vethdock dockend flannel.7 cni0 flannel.1 vethpod podend bwp0123 ifbmine", name)
 	})
-	if want := []string{"dockend", "docker0", "flannel.7", "vethdock"}; !slices.Equal(left, want) {
+	if want := []string{"dockend", "docker0", "flannel.7", "ifbmine", "vethdock"}; !slices.Equal(left, want) {
 		t.Errorf("links left: %v, want %v", left, want)
 	}
 	if got, want := tables(t), []string{"firewalld", "mine"}; !slices.Equal(got, want) {

@@ -89,6 +89,10 @@ func removeNetns(path string) error {
 // bridge is the name of the pods' bridge.
 const bridge = "cni0"
 
+// bandwidthPrefix begins the names of the links that the bandwidth CNI plugin makes
+// for pods with a limit.
+const bandwidthPrefix = "bwp"
+
 // ownLinks are the links that knarr or flannel inside it creates.
 func ownLinks() []string {
 	return []string{bridge, "flannel.1", "flannel-v6.1", "flannel-wg", "flannel-wg-v6", "kube-ipvs0"}
@@ -96,6 +100,12 @@ func ownLinks() []string {
 
 func (f *finder) findLinks(context.Context) error {
 	links, err := netlink.LinkList()
+	for range 10 {
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+		links, err = netlink.LinkList() // a link came or went while they were listed
+	}
 	if err != nil {
 		return fmt.Errorf("list network links: %w", err)
 	}
@@ -111,6 +121,8 @@ func (f *finder) findLinks(context.Context) error {
 		case slices.Contains(ownLinks(), link.Attrs().Name):
 			own = append(own, link)
 		case link.Type() == "veth" && link.Attrs().MasterIndex == master:
+			ports = append(ports, link)
+		case link.Type() == "ifb" && strings.HasPrefix(link.Attrs().Name, bandwidthPrefix):
 			ports = append(ports, link)
 		}
 	}
