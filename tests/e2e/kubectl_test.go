@@ -104,10 +104,10 @@ func TestEphemeralDebugContainer(t *testing.T) {
 	e.startPod(pod("web", web()))
 	// The server image has no shell; the debug container brings one and shares
 	// the target's processes.
-	e.mustKubectl("debug", "web", "--image=knarr.test/busybox:1", "--target=http", "--container=doctor", "--profile=general", "--", "sh", "-c", "trap 'exit 0' TERM; ps; testserver get http://127.0.0.1:8080/hostname; sleep 3600 & wait")
+	e.mustKubectl("debug", "web", "--image=knarr.test/busybox:1", "--target=http", "--container=doctor", "--profile=general", "--", "sh", "-c", "trap 'exit 0' TERM; ps; testserver get http://127.0.0.1:8080/hostname; echo; sleep 3600 & wait")
 	e.eventually("the doctor's report", func() error {
 		out, err := e.runKubectl("logs", "web", "-c", "doctor")
-		if err == nil && !(strings.Contains(out, "testserver http") && strings.HasSuffix(out, "web")) {
+		if err == nil && !(strings.Contains(out, "testserver http") && strings.HasSuffix(out, "\nweb\n")) {
 			err = fmt.Errorf("it is %q", out)
 		}
 		return err

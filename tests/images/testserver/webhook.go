@@ -81,7 +81,8 @@ func validate(r *request) *response {
 	return &response{Allowed: true}
 }
 
-// conversion is apiextensions.k8s.io/v1 ConversionReview.
+// conversion is what is used of apiextensions.k8s.io/v1 ConversionReview as it
+// comes in; converted is the answer.
 type conversion struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
@@ -89,12 +90,13 @@ type conversion struct {
 		UID               string           `json:"uid"`
 		DesiredAPIVersion string           `json:"desiredAPIVersion"`
 		Objects           []map[string]any `json:"objects"`
-	} `json:"request,omitempty"`
-	Response *struct {
-		UID              string            `json:"uid"`
-		ConvertedObjects []map[string]any  `json:"convertedObjects"`
-		Result           map[string]string `json:"result"`
-	} `json:"response,omitempty"`
+	} `json:"request"`
+}
+
+type converted struct {
+	UID              string            `json:"uid"`
+	ConvertedObjects []map[string]any  `json:"convertedObjects"`
+	Result           map[string]string `json:"result"`
 }
 
 func convertHandler(w http.ResponseWriter, r *http.Request) {
@@ -114,13 +116,8 @@ func convertHandler(w http.ResponseWriter, r *http.Request) {
 			delete(s, from)
 		}
 	}
-	out := conversion{APIVersion: c.APIVersion, Kind: c.Kind}
-	out.Response = &struct {
-		UID              string            `json:"uid"`
-		ConvertedObjects []map[string]any  `json:"convertedObjects"`
-		Result           map[string]string `json:"result"`
-	}{c.Request.UID, c.Request.Objects, map[string]string{"status": "Success"}}
-	respond(w, out)
+	respond(w, map[string]any{"apiVersion": c.APIVersion, "kind": c.Kind,
+		"response": converted{c.Request.UID, c.Request.Objects, map[string]string{"status": "Success"}}})
 }
 
 func respond(w http.ResponseWriter, v any) {
