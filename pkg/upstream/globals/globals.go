@@ -1,5 +1,5 @@
 // Package globals sets what a process has only once and what everything that is
-// embedded in it shares: where klog, logrus, grpclog, OpenTelemetry and the log
+// embedded in it shares: where klog, logrus, grpclog, zap, OpenTelemetry and the log
 // package write, the feature gates, environment variables, umask, the garbage
 // collector. It is the one package that does; nobody calls logsapi.ValidateAndApply
 // (component-base/logs/api/v1), which may run once and would take klog away.
@@ -76,6 +76,7 @@ func Apply(c Config) error {
 	}
 	b.useLogrus()
 	b.useGRPC()
+	b.useZap()
 	b.useStandard()
 	b.useOTel()
 	// kube-apiserver and kube-controller-manager do so first thing

@@ -21,6 +21,7 @@ import (
 	clog "github.com/containerd/log"
 	"github.com/sirupsen/logrus"
 	"go.opentelemetry.io/otel"
+	"go.uber.org/zap"
 	"google.golang.org/grpc/grpclog"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apiserver/pkg/util/compatibility"
@@ -82,6 +83,7 @@ func bridged(t *testing.T, verbosity int, vmodule ...string) *recorder {
 	logrus.StandardLogger().ReplaceHooks(logrus.LevelHooks{})
 	b.useLogrus()
 	b.useGRPC()
+	b.useZap()
 	b.useStandard()
 	b.useOTel()
 	return r
@@ -255,6 +257,35 @@ func TestUpstreamIsRecognised(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestEtcdClientsLogger fails when upstream's variable has another name: then the one
+// that is declared here is nobody's.
+func TestEtcdClientsLogger(t *testing.T) {
+	if etcd3ClientLogger == nil {
+		t.Fatal("k8s.io/apiserver's factory has no variable etcd3ClientLogger; see zap.go")
+	}
+	for _, verbosity := range []int{0, 1, verbosityDebug} {
+		r := bridged(t, verbosity)
+		l := etcd3ClientLogger.With(zap.String("target", "t"))
+		l.Debug("d")
+		l.Info("i")
+		l.Warn("w", zap.Int("attempt", 1), zap.Error(errors.New("boom")))
+		l.Error("e")
+		if err := l.Sync(); err != nil {
+			t.Error(err)
+		}
+		want := []string{"WARN kube-apiserver w logger=etcd-client attempt=1 error=boom target=t", "ERROR kube-apiserver e logger=etcd-client target=t"}
+		if verbosity > 0 {
+			want = slices.Insert(want, 0, "INFO kube-apiserver i logger=etcd-client target=t")
+		}
+		if verbosity >= verbosityDebug {
+			want = slices.Insert(want, 0, "DEBUG kube-apiserver d logger=etcd-client target=t")
+		}
+		if got := r.take(); !slices.Equal(got, want) {
+			t.Errorf("verbosity %d: got %q, want %q", verbosity, got, want)
+		}
+	}
 }
 
 func TestContextNamesTheComponent(t *testing.T) {
