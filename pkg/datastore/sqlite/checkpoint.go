@@ -7,6 +7,9 @@ const (
 	walSoftLimit = 4 << 20
 	// walHardLimit is the size at which the writer itself copies the rest, so that the log starts over.
 	walHardLimit = 16 << 20
+	// walPreallocate is the size the log has from the start: what is written before a checkpoint, and some for what is
+	// written during one.
+	walPreallocate = walSoftLimit + 1<<20
 )
 
 // walState decides when to checkpoint. The writer never waits for a whole checkpoint: most of the copying is done by
