@@ -105,7 +105,7 @@ func (w *repetition) summarise() {
 	if w.left == 0 {
 		return
 	}
-	r := slog.NewRecord(w.last.Time, w.last.Level, fmt.Sprintf("%s (repeated %d times)", w.last.Message, w.left), w.last.PC)
+	r := slog.NewRecord(time.Now(), w.last.Level, fmt.Sprintf("%s (repeated %d times)", w.last.Message, w.left), w.last.PC)
 	w.last.Attrs(func(a slog.Attr) bool { r.AddAttrs(a); return true })
 	// There is nowhere left to report a failure to write the log.
 	_ = w.next.Handle(context.Background(), r)
