@@ -91,10 +91,14 @@ func redact(endpoint string) string {
 }
 
 // kineSQLiteDSN is kine's default DSN (kine v0.17.5 pkg/drivers/sqlite/sqlite.go:25) with synchronous=FULL: with
-// NORMAL a power cut takes acknowledged writes along.
+// NORMAL a power cut takes acknowledged writes along. kine-sqlite://?NORMAL asks for that, to compare with.
 func kineSQLiteDSN(c Config) string {
-	return filepath.Join(c.Dir, "state.db") +
-		"?_journal_mode=WAL&_busy_timeout=30000&_synchronous=FULL&_txlock=immediate&_stmt_cache_size=20&cache=shared"
+	sync := "FULL"
+	if strings.HasSuffix(c.Endpoint, "://?NORMAL") {
+		sync = "NORMAL"
+	}
+	return filepath.Join(c.Dir, "state.db") + "?_journal_mode=WAL&_busy_timeout=30000&_synchronous=" + sync +
+		"&_txlock=immediate&_stmt_cache_size=20&cache=shared"
 }
 
 // openSQLite opens our own engine.
