@@ -45,7 +45,7 @@ const (
 const (
 	StartLimit = 3 * time.Minute
 	StopLimit  = 2 * time.Minute
-	PollEvery  = 100 * time.Millisecond
+	PollEvery  = 50 * time.Millisecond
 )
 
 // Server is `knarr server` on a host, running or not.

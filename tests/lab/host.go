@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -233,4 +234,32 @@ func (h *Host) Destroy() error {
 	// A cgroup stays busy until the last of its dead is gone.
 	gone := Poll(ctx, 20*time.Millisecond, func() error { return removeCgroups(h.slice()) })
 	return errors.Join(err, gone, os.RemoveAll(h.Disk()))
+}
+
+// PIDs are the processes of the host but its init, as the machine numbers them.
+func (h *Host) PIDs() ([]int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.init == nil {
+		return nil, fmt.Errorf("host %s is down", h.name)
+	}
+	own, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", h.init.Process.Pid))
+	if err != nil {
+		return nil, fmt.Errorf("read the host's pid namespace: %w", err)
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var pids []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == h.init.Process.Pid {
+			continue
+		}
+		if ns, err := os.Readlink(filepath.Join("/proc", e.Name(), "ns/pid")); err == nil && ns == own {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
 }

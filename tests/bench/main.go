@@ -1,0 +1,81 @@
+// Command bench measures knarr beside plain upstream Kubernetes on test hosts
+// of this machine, one after the other, and prints one table. It is started by
+// the script run beside it, and measures nothing but idle single nodes: how
+// soon they are there, and what they cost.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"github.com/knarr-io/knarr/tests/cluster"
+	"github.com/knarr-io/knarr/tests/images"
+	"github.com/knarr-io/knarr/tests/lab"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// options are the command line.
+type options struct {
+	upstream string        // directory of plain upstream's programs
+	root     string        // of the checkout
+	starts   int           // first starts to take the median of
+	idle     time.Duration // over which CPU time is counted
+}
+
+func run(ctx context.Context) (err error) {
+	var o options
+	flag.StringVar(&o.upstream, "upstream", "", "directory made by tests/bench/upstream/build")
+	flag.IntVar(&o.starts, "starts", 3, "first starts, each on an empty host, of which the median counts")
+	seconds := flag.Int("seconds", 60, "seconds of idleness over which CPU time is counted")
+	flag.Parse()
+	o.idle = time.Duration(*seconds) * time.Second
+	if o.root, err = os.Getwd(); err != nil {
+		return err
+	}
+	binary, err := cluster.Binary(o.root)
+	if err != nil {
+		return err
+	}
+	l, err := lab.New(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := l.Close(); err == nil {
+			err = e
+		}
+	}()
+	archives, err := images.Build(ctx, l.Dir())
+	if err != nil {
+		return err
+	}
+	peers := []subject{&upstream{dir: o.upstream, script: o.root + "/tests/bench/upstream", archives: archives}, &knarr{binary: binary}}
+	var results []result
+	for _, p := range peers {
+		r, err := measure(ctx, l, p, o)
+		if err != nil {
+			return fmt.Errorf("measure %s: %w", p.name(), err)
+		}
+		results = append(results, r)
+	}
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%d first starts each, idle for %v; load average at the end %s\n\n", o.starts, o.idle, strings.Join(strings.Fields(string(load))[:3], " "))
+	fmt.Print(table(results[0], results[1]))
+	return nil
+}
