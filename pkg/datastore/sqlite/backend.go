@@ -78,7 +78,8 @@ type Backend struct {
 
 var _ server.Backend = (*Backend)(nil)
 
-// Open opens the store in dir, creating it when there is none, and reads its index. It returns a [*DamageError] when
+// Open opens the store in dir, creating it when there is none, and reads its index. When there is a k3s database and no
+// store yet, the store is made from that, which stays as it was. It returns a [*DamageError] when
 // what it reads is not what was written. Close it when done.
 func Open(dir string, o Options) (_ *Backend, err error) {
 	if o.Log == nil {
@@ -105,6 +106,9 @@ func Open(dir string, o Options) (_ *Backend, err error) {
 			err = errors.Join(err, b.closeFiles())
 		}
 	}()
+	if err = adopt(dir, o.Log); err != nil {
+		return nil, err
+	}
 	if b.w.conn, err = openWriter(b.path); err != nil {
 		return nil, b.readError(err)
 	}
