@@ -554,7 +554,9 @@ start_service() {
 		touch $LOG && chmod 640 $LOG
 		detach='nohup'
 		! have setsid || detach='setsid'
-		$detach sh "$service_file" </dev/null >>$LOG 2>&1 &
+		# With the environment it would have at boot, not that of this shell.
+		env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+			$detach sh "$service_file" </dev/null >>$LOG 2>&1 &
 		;;
 	esac
 }
@@ -613,14 +615,13 @@ say_what_next() {
 	END
 	if [ "$role" = server ]; then
 		cat <<-END
-			  knarr kubectl get nodes            this cluster; kubectl alone works too, unless it is another
-			  knarr kubectl create deployment web --image=IMAGE --replicas=3
+			  knarr kubectl get pods -A          or any other kubectl command
 		END
 	fi
 	cat <<-END
 		  knarr status                       every component, and what it waits for
 		  $log
-		  knarr stop                         pods go on running; start again by running install.sh again
+		  knarr stop                         pods go on running
 		  knarr uninstall                    shows what it removes, and asks
 	END
 	[ $init != supervisor ] ||

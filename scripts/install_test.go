@@ -77,7 +77,9 @@ func mountPoint(t *testing.T) string {
 func TestInstall(t *testing.T) {
 	for name, scenario := range map[string]string{
 		"supervised: starts, restarts after a crash, stops": `
-			install server --node-label 'a b'
+			STRAY=1 install server --node-label 'a b'
+			tr '\0' '\n' </proc/$(cat /run/knarr/knarr.pid)/environ >/tmp/environ
+			hasnot STRAY /tmp/environ
 			has 'node testnode is ready' out
 			has "args: server --node-label a b" /calls
 			[ "$(readlink /usr/local/bin/crictl)" = knarr ]

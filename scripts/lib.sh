@@ -8,6 +8,18 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$ROOT/scripts/versions"
 CACHE=${KNARR_BUILD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/knarr-build}
 
+# The build tags, the same for builds, vet and tests, so that all of Kubernetes is
+# compiled once; with knarr_bundle the bundle is embedded too.
+# static_build, sqlite_omit_load_extension and kustomize_disable_go_plugin_support:
+#   a static executable loads no plugins; linking Go's plugin package would also
+#   make the linker keep every exported method.
+# netgo, osusergo: names and users are looked up without the C library.
+# nri_no_wasm, no_antithesis_sdk, grpcnotrace, urfave_cli_no_docs: leave out a
+#   WebAssembly runtime for containerd's plugins, a test platform's probes, trace
+#   pages and documentation generators, which nobody would come to use.
+GO_TAGS=netgo,osusergo,static_build,sqlite_omit_load_extension,kustomize_disable_go_plugin_support
+GO_TAGS+=,nri_no_wasm,no_antithesis_sdk,grpcnotrace,urfave_cli_no_docs,knarr_bundle
+
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
