@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -13,7 +14,9 @@ import (
 	"github.com/knarr-io/knarr/pkg/config"
 	nodecontroller "github.com/knarr-io/knarr/pkg/controllers/node"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
+	"github.com/knarr-io/knarr/pkg/registry"
 	"github.com/knarr-io/knarr/pkg/upstream/containerd"
+	"github.com/knarr-io/knarr/pkg/upstream/containerd/images"
 	"github.com/knarr-io/knarr/pkg/upstream/flannel"
 	"github.com/knarr-io/knarr/pkg/upstream/kubelet"
 	"github.com/knarr-io/knarr/pkg/upstream/kubeproxy"
@@ -21,6 +24,8 @@ import (
 
 // API is how a node's components reach the API: in-process on a server, over the network on an agent.
 type API struct {
+	// Base is what must outlive the node's components.
+	Base lifecycle.Ref
 	// Ready is the component after which requests are answered.
 	Ready lifecycle.Ref
 	// Kubelet is the kubelet's own access; nil: its kubeconfig.
@@ -32,7 +37,7 @@ type API struct {
 
 // AddNode adds the components of a node to g.
 func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
-	helpers := g.Add(n.extractor(log))
+	helpers := g.Add(n.extractor(log), lifecycle.After(api.Base))
 	proxy, err := kubeproxy.New(n.kubeProxy())
 	if err != nil {
 		return err
@@ -43,8 +48,10 @@ func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
 
 	before := []lifecycle.Ref{api.Ready, helpers}
 	if !n.Runtime.External() {
-		runtime := g.Add(containerd.New(n.containerd()), lifecycle.After(helpers))
-		before = append(before, runtime)
+		g.Add(registry.NewWatcher(n.registries(), log), lifecycle.After(api.Base))
+		runtime := g.Add(containerd.New(n.containerd(), n.identityTokens), lifecycle.After(helpers))
+		pause := g.Add(n.bundledImages(), lifecycle.After(runtime))
+		before = append(before, g.Add(images.New(n.images(), log), lifecycle.After(pause)))
 	}
 	running := g.Add(kubelet.New(n.kubelet(), api.Kubelet), lifecycle.After(before...))
 	g.Add(n.announcer(api), lifecycle.After(api.Ready))
@@ -75,6 +82,31 @@ func (n Node) extractor(log *slog.Logger) lifecycle.Component {
 		<-ctx.Done()
 		return nil
 	})
+}
+
+// bundledImages puts the images that knarr brings along into containerd: no pod can start without the pause image.
+func (n Node) bundledImages() lifecycle.Component {
+	return lifecycle.Func("bundled-images", func(ctx context.Context, ready func()) error {
+		archives, err := filepath.Glob(filepath.Join(n.helpers().Images, "*.tar"))
+		if err != nil {
+			return fmt.Errorf("list bundled images: %w", err)
+		}
+		if err := images.Ensure(ctx, n.Run.ContainerdSocket(), n.Runtime.Snapshotter, archives...); err != nil {
+			return err
+		}
+		ready()
+		<-ctx.Done()
+		return nil
+	})
+}
+
+// identityTokens are those of registries.yaml, which [registry.Watcher] checks as a whole.
+func (n Node) identityTokens() (map[string]string, error) {
+	s, err := registry.Load(n.Runtime.PrivateRegistry)
+	if err != nil {
+		return nil, err
+	}
+	return s.IdentityTokens(), nil
 }
 
 // announcer tells the cluster this node's addresses as soon as the kubelet has registered it.

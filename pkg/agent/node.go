@@ -16,7 +16,9 @@ import (
 	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/datadir"
 	"github.com/knarr-io/knarr/pkg/pki"
+	"github.com/knarr-io/knarr/pkg/registry"
 	"github.com/knarr-io/knarr/pkg/upstream/containerd"
+	"github.com/knarr-io/knarr/pkg/upstream/containerd/images"
 	"github.com/knarr-io/knarr/pkg/upstream/flannel"
 	"github.com/knarr-io/knarr/pkg/upstream/host"
 	"github.com/knarr-io/knarr/pkg/upstream/kubelet"
@@ -25,6 +27,13 @@ import (
 
 // kubeletRoot cannot be moved: CSI drivers and other tools on the node know it.
 const kubeletRoot = "/var/lib/kubelet"
+
+const (
+	// OOMScoreAdj is what upstream gives kubelet and kube-proxy (pkg/kubelet/qos/policy.go:30); the process has one.
+	OOMScoreAdj = -999
+	// maxOpenFiles is the kubelet's default (pkg/kubelet/apis/config/v1beta1/defaults.go).
+	maxOpenFiles = 1_000_000
+)
 
 // Node is all that the components of one node are configured from.
 type Node struct {
@@ -85,6 +94,23 @@ func (n Node) containerd() containerd.Config {
 	}
 }
 
+func (n Node) registries() registry.Options {
+	return registry.Options{
+		File:      n.Runtime.PrivateRegistry,
+		Dir:       n.Dir.RegistryConfig(),
+		NoDefault: !n.Runtime.DefaultRegistryEndpoint,
+	}
+}
+
+func (n Node) images() images.Config {
+	return images.Config{
+		Address:     n.Run.ContainerdSocket(),
+		Snapshotter: n.Runtime.Snapshotter,
+		Dir:         n.Dir.Images(),
+		Record:      filepath.Join(n.Dir.Agent(), "images.json"),
+	}
+}
+
 func (n Node) kubelet() kubelet.Config {
 	c := kubelet.Config{
 		NodeName:              n.Name,
@@ -106,6 +132,8 @@ func (n Node) kubelet() kubelet.Config {
 		CredentialBinDir:      n.Node.CredentialBinDir,
 		CredentialConfig:      n.Node.CredentialConfig,
 		ProtectKernelDefaults: n.Node.ProtectKernelDefaults,
+		OOMScoreAdj:           n.Host.LowestOOMScoreAdj(OOMScoreAdj),
+		MaxOpenFiles:          int64(min(n.Host.OpenFiles, maxOpenFiles)),
 		ExtraArgs:             n.NodeArgs.Kubelet.Slice(),
 	}
 	for _, l := range n.Node.Labels.All() {
@@ -137,6 +165,7 @@ func (n Node) kubeProxy() kubeproxy.Config {
 		ClusterCIDRs:      n.Cluster.Network.ClusterCIDRs.Slice(),
 		Mode:              n.proxyMode(),
 		ConntrackReadOnly: !n.Host.ConntrackWritable,
+		OOMScoreAdj:       n.Host.LowestOOMScoreAdj(OOMScoreAdj),
 		ExtraArgs:         n.NodeArgs.KubeProxy.Slice(),
 	}
 }

@@ -56,11 +56,13 @@ func newApp(env Env, notify sdnotify.Notifier) *cli.App {
 		Commands: []*cli.Command{
 			serverCommand(env, notify),
 			kubectlCommand(env),
+			crictlCommand(env),
 			ctrCommand(env),
 			statusCommand(env),
 			stopCommand(env),
 			checkConfigCommand(env),
 			uninstallCommand(env),
+			completionCommand(env),
 		},
 	}
 }

@@ -21,11 +21,11 @@ import (
 	"github.com/knarr-io/knarr/pkg/upstream/scheduler"
 )
 
-// Assemble adds everything that a server runs to g, after the components that came before.
-func Assemble(g *lifecycle.Group, p Plan, log *slog.Logger) (*datastore.Component, error) {
-	keys := g.Add(p.keys(log))
+// Assemble adds everything that a server runs to g, all of it after base: what must outlive it.
+func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) (*datastore.Component, error) {
+	keys := g.Add(p.keys(log), lifecycle.After(base))
 	store := datastore.New(p.datastore(), log)
-	db := g.Add(store)
+	db := g.Add(store, lifecycle.After(base))
 
 	kube, err := apiserver.New(p.apiServer(store.Access()), func() apiserver.Dial { return store.Access().Dial })
 	if err != nil {
@@ -55,6 +55,7 @@ func Assemble(g *lifecycle.Group, p Plan, log *slog.Logger) (*datastore.Componen
 		return store, nil
 	}
 	return store, agent.AddNode(g, p.node(), agent.API{
+		Base:  base,
 		Ready: api,
 		Kubelet: func() (*rest.Config, error) {
 			return kube.ClientConfig("system:node:"+p.NodeName, user.NodesGroup), nil

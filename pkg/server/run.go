@@ -3,18 +3,23 @@ package server
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/knarr-io/knarr/pkg/agent"
 	"github.com/knarr-io/knarr/pkg/bundle"
 	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/control"
 	"github.com/knarr-io/knarr/pkg/datadir"
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
+	"github.com/knarr-io/knarr/pkg/logging"
 	"github.com/knarr-io/knarr/pkg/sdnotify"
 	"github.com/knarr-io/knarr/pkg/upstream/globals"
 	"github.com/knarr-io/knarr/pkg/upstream/host"
@@ -23,12 +28,10 @@ import (
 
 // Process is what the server is given by the process it is the whole life of.
 type Process struct {
-	Handler slog.Handler
-	Notify  sdnotify.Notifier
-	Start   time.Time
-	// Observe sees every change of a component's state; Ready is called once, when all are ready. Both may be nil.
-	Observe func(lifecycle.Status)
-	Ready   func()
+	// Stderr shows the boot, and the log unless it goes to a file.
+	Stderr io.Writer
+	Notify sdnotify.Notifier
+	Start  time.Time
 }
 
 // Run runs a server until ctx ends or a component fails.
@@ -43,19 +46,32 @@ func Run(ctx context.Context, c config.Server, proc Process) (err error) {
 	if err != nil {
 		return err
 	}
+	boot := logging.NewBoot(plan.boot(proc.Start), proc.Stderr)
+	defer boot.End()
+	handler, closer, err := logging.New(logging.Config{
+		Debug: c.Logging.Debug, File: c.Logging.File, AlsoToStderr: c.Logging.AlsoToStderr,
+	}, boot)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closer.Close()) }()
+	if err := globals.Apply(plan.globals(handler)); err != nil {
+		return err
+	}
+
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-
-	log := slog.New(proc.Handler)
-	g := lifecycle.NewGroup(log, lifecycle.Observer(func(s lifecycle.Status) {
-		if proc.Observe != nil {
-			proc.Observe(s)
-		}
-	}))
-	desk := &desk{plan: plan, proc: proc, group: g}
-	g.Add(control.New(control.Config{Dir: plan.Run.Root(), Status: desk.status, Stop: func() { stop(errStopped) }, Logger: log}))
-	g.Add(processSettings{plan, proc.Handler})
-	if desk.store, err = Assemble(g, plan, log); err != nil {
+	log := slog.New(boot.Handler(handler))
+	g := lifecycle.NewGroup(log, lifecycle.Observer(boot.Observe))
+	desk := &desk{plan: plan, proc: proc, log: log, group: g}
+	base := g.Add(control.New(control.Config{Dir: plan.Run.Root(), Status: desk.status, Stop: func() { stop(errStopped) }, Logger: log}))
+	if desk.store, err = Assemble(g, base, plan, log); err != nil {
+		return err
+	}
+	if err := globals.ApplyFeatureGates(); err != nil { // all arguments are parsed now
+		return err
+	}
+	if err := boot.Begin(g.Status); err != nil {
 		return err
 	}
 	return desk.run(ctx)
@@ -84,52 +100,54 @@ func newPlan(c config.Server, dir datadir.Dir) (Plan, error) {
 	return p, nil
 }
 
-// processSettings applies the settings of the process before anything starts, and after everything has been parsed.
-type processSettings struct {
-	plan    Plan
-	handler slog.Handler
-}
+// gcPercent trades a little CPU at start for a smaller heap at rest; docs/performance.md has the figures.
+const gcPercent = 75
 
-func (processSettings) Name() string { return "process" }
-
-func (s processSettings) Prepare(context.Context) error {
-	helpers := bundle.Current(s.plan.Dir.Helpers())
+func (p Plan) globals(handler slog.Handler) globals.Config {
+	helpers := bundle.Current(p.Dir.Helpers())
 	path := helpers.PATH(os.Getenv("PATH"))
-	if s.plan.Node.PreferBundledBin {
-		path = helpers.Bin + ":" + helpers.Aux + ":" + os.Getenv("PATH")
+	if p.Node.PreferBundledBin {
+		path = strings.Join([]string{helpers.Bin, helpers.Aux, os.Getenv("PATH")}, string(filepath.ListSeparator))
 	}
-	if err := globals.Apply(globals.Config{
-		Handler:     s.handler,
-		Verbosity:   s.plan.Logging.Verbosity,
-		VModule:     s.plan.Logging.VModule.Slice(),
+	return globals.Config{
+		Handler:     handler,
+		Verbosity:   p.Logging.Verbosity,
+		VModule:     p.Logging.VModule.Slice(),
+		Debug:       p.Logging.Debug,
 		PATH:        path,
-		TempDir:     filepath.Join(s.plan.Dir.Root(), "tmp"),
-		OOMScoreAdj: oomScoreAdj,
+		TempDir:     filepath.Join(p.Dir.Root(), "tmp"),
+		OOMScoreAdj: p.Host.LowestOOMScoreAdj(agent.OOMScoreAdj),
 		GCPercent:   gcPercent,
-	}); err != nil {
-		return err
 	}
-	return globals.ApplyFeatureGates()
 }
 
-// Run has nothing to do: the settings are made.
-func (processSettings) Run(ctx context.Context, ready func()) error {
-	ready()
-	<-ctx.Done()
-	return nil
+// boot is what the boot screen shows.
+func (p Plan) boot(start time.Time) logging.BootConfig {
+	store := "SQLite in " + p.Dir.DB()
+	if !p.Datastore.Embedded() {
+		store = "external"
+	}
+	return logging.BootConfig{
+		Version: version.Version, Role: "server", Node: p.NodeName, Started: start,
+		Facts: []logging.Fact{
+			{Name: "data-dir", Value: p.DataDir},
+			{Name: "datastore", Value: store},
+			{Name: "API", Value: "https://" + netip.AddrPortFrom(p.AdvertiseAddress(p.HostIPs...), p.Listener.Port).String()},
+			{Name: "log", Value: p.Logging.File},
+		},
+		Result: []logging.Fact{
+			{Name: "kubeconfig", Value: p.Kubeconfig.Path},
+			{Name: "try", Value: "knarr kubectl get nodes"},
+		},
+		Help: []string{"knarr check-config looks for what on this host stands in the way."},
+	}
 }
-
-const (
-	// oomScoreAdj is what upstream gives kubelet and kube-proxy (pkg/kubelet/qos/policy.go:30).
-	oomScoreAdj = -999
-	// gcPercent trades a little CPU at start for a smaller heap at rest; docs/performance.md has the figures.
-	gcPercent = 75
-)
 
 // desk answers for the process: to knarr status, to systemd, to whoever waits for it to be ready.
 type desk struct {
 	plan     Plan
 	proc     Process
+	log      *slog.Logger
 	group    *lifecycle.Group
 	store    *datastore.Component
 	ready    atomic.Pointer[time.Time]
@@ -160,14 +178,10 @@ func (d *desk) watch(ctx context.Context) {
 	}
 	now := time.Now()
 	d.ready.Store(&now)
-	if d.proc.Ready != nil {
-		d.proc.Ready()
-	}
-	log := slog.New(d.proc.Handler)
 	if err := d.proc.Notify.Ready(); err != nil {
-		log.Warn("cannot tell systemd that knarr is ready", "error", err)
+		d.log.Warn("cannot tell systemd that knarr is ready", "error", err)
 	}
-	d.proc.Notify.Watchdog(ctx, log, d.group.Check)
+	d.proc.Notify.Watchdog(ctx, d.log, d.group.Check)
 }
 
 func (d *desk) status() control.Status {

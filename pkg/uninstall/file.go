@@ -16,7 +16,7 @@ import (
 // ownDataEntries are the names that knarr makes directly in its data directory.
 // Whatever else is there was put there by somebody else and stays.
 func ownDataEntries() []string {
-	return []string{"server", "agent", "storage", "data", "version", "lock"}
+	return []string{"server", "agent", "storage", "data", "tmp", "version", "lock"}
 }
 
 // place is one path to remove.

@@ -15,6 +15,7 @@ import (
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
 
+	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/upstream/argv"
 )
 
@@ -77,7 +78,8 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 			ready()
 		}
 	}()
-	err = prepared.Run(ctx)
+	// Open watches would hold up its end for request-timeout (a minute); requests end in time.
+	err = lifecycle.Detached(ctx, drain, prepared.Run)
 	stop()
 	<-done
 	if err != nil {
@@ -85,6 +87,9 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	}
 	return nil
 }
+
+// drain is how long requests under way may take to end when the component stops.
+const drain = time.Second
 
 func (c *Component) useDatastore() error {
 	if c.etcdDial == nil {

@@ -20,17 +20,26 @@ import (
 )
 
 // Component is a containerd. Use [New].
-type Component struct{ config Config }
+type Component struct {
+	config Config
+	tokens func() (map[string]string, error)
+}
 
-// New makes the component.
-func New(c Config) *Component { return &Component{c} }
+// New makes the component. identityTokens is asked once, by Prepare; see [Config.TOML].
+func New(c Config, identityTokens func() (map[string]string, error)) *Component {
+	return &Component{c, identityTokens}
+}
 
 // Name is "containerd".
 func (*Component) Name() string { return "containerd" }
 
 // Prepare writes the configuration file.
 func (c *Component) Prepare(context.Context) error {
-	text, err := c.config.TOML()
+	tokens, err := c.tokens()
+	if err != nil {
+		return err
+	}
+	text, err := c.config.TOML(tokens)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,6 @@ type Config struct {
 	Root       string // images and containers; survives a reboot
 	State      string // sockets and bundles; does not
 	Address    string // of the socket
-	TempDir    string
 
 	Snapshotter    string
 	DefaultRuntime string
@@ -39,16 +38,6 @@ type Config struct {
 	DisableApparmor   bool
 	SELinux           bool
 	NonrootDevices    bool
-	// Auths are credentials for registries by host name.
-	Auths map[string]Auth
-}
-
-// Auth is a registry's credentials as containerd's CRI plugin has them.
-type Auth struct {
-	Username      string `toml:"username,omitempty"`
-	Password      string `toml:"password,omitempty"`
-	Auth          string `toml:"auth,omitempty"`
-	IdentityToken string `toml:"identitytoken,omitempty"`
 }
 
 // unused are plugins that knarr has no use for: each would cost memory, a goroutine, or a directory outside data-dir.
@@ -83,17 +72,17 @@ func (c Config) disabled() []string {
 
 type table = map[string]any
 
-// TOML is the configuration file.
-func (c Config) TOML() ([]byte, error) {
+// TOML is the configuration file. identityTokens are the registries' tokens, by host name, that containerd takes from
+// nowhere else.
+func (c Config) TOML(identityTokens map[string]string) ([]byte, error) {
 	auths := table{}
-	for host, a := range c.Auths {
-		auths[host] = table{"auth": a}
+	for host, token := range identityTokens {
+		auths[host] = table{"auth": table{"identitytoken": token}}
 	}
 	text, err := toml.Marshal(table{
 		"version":          version.ConfigVersion,
 		"root":             c.Root,
 		"state":            c.State,
-		"temp":             c.TempDir,
 		"imports":          []string{c.DropIns},
 		"disabled_plugins": c.disabled(),
 		"plugins": table{

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,10 @@ type Host struct {
 	UserNamespace bool
 	// AppArmor is true when the kernel enforces AppArmor profiles and a parser to load them is there.
 	AppArmor bool
+	// OOMScoreAdj is the process's own, which it may not lower without CAP_SYS_RESOURCE.
+	OOMScoreAdj int
+	// OpenFiles is how many files the process may open if it raises its limit as far as it may.
+	OpenFiles uint64
 	// ConntrackWritable is true when connection tracking limits can be changed from here.
 	ConntrackWritable bool
 }
@@ -49,11 +54,27 @@ func Find() (Host, error) {
 		return Host{}, err
 	}
 	h.SysResource = caps&(1<<unix.CAP_SYS_RESOURCE) != 0
+	if h.OOMScoreAdj, err = oomScoreAdj(); err != nil {
+		return Host{}, err
+	}
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		return Host{}, fmt.Errorf("read the limit of open files: %w", err)
+	}
+	h.OpenFiles = files.Max
 	h.UserNamespace = inUserNamespace()
 	h.NFTables = nftGeneration() == nil
 	h.AppArmor = appArmor()
 	h.ConntrackWritable = unix.Access("/proc/sys/net/netfilter/nf_conntrack_max", unix.W_OK) == nil && inInitialNetworkNamespace()
 	return h, nil
+}
+
+// LowestOOMScoreAdj is want, or where the process may not lower its own that far, what it has.
+func (h Host) LowestOOMScoreAdj(want int) int {
+	if h.SysResource && !h.UserNamespace {
+		return want
+	}
+	return max(want, h.OOMScoreAdj)
 }
 
 // CgroupDriver is systemd or cgroupfs.
@@ -103,6 +124,14 @@ func effectiveCapabilities() (uint64, error) {
 		return 0, fmt.Errorf("read the process's capabilities: %w", err)
 	}
 	return uint64(data[1].Effective)<<32 | uint64(data[0].Effective), nil
+}
+
+func oomScoreAdj() (int, error) {
+	text, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return 0, fmt.Errorf("read the process's OOM score: %w", err)
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
 }
 
 // inUserNamespace: the machine's own user namespace maps all ids onto themselves.

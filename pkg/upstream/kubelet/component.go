@@ -12,7 +12,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/kubernetes/cmd/kubelet/app"
 	"k8s.io/kubernetes/pkg/kubelet"
-	"sigs.k8s.io/yaml"
 
 	"github.com/knarr-io/knarr/pkg/atomicfile"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
@@ -46,13 +45,11 @@ func (c *Component) Prepare(context.Context) error {
 			return fmt.Errorf("make kubelet directory: %w", err)
 		}
 	}
-	defaults, err := yaml.Marshal(c.config.Defaults())
+	defaults, err := c.config.DefaultsFile()
 	if err != nil {
-		return fmt.Errorf("encode kubelet defaults: %w", err)
+		return err
 	}
-	header := "# Written by knarr at every start. To change a setting, put a file of your own beside this one.\n"
-	path := filepath.Join(c.config.DropInDir, defaultsFile)
-	if _, err := atomicfile.WriteIfChanged(path, append([]byte(header), defaults...), 0o600); err != nil {
+	if _, err := atomicfile.WriteIfChanged(filepath.Join(c.config.DropInDir, defaultsFile), defaults, 0o600); err != nil {
 		return fmt.Errorf("write kubelet defaults: %w", err)
 	}
 	_, err = load(c.config.Args())

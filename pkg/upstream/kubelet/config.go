@@ -8,13 +8,17 @@
 package kubelet
 
 import (
+	"encoding/json"
+	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
+
+	"sigs.k8s.io/yaml"
 
 	"github.com/knarr-io/knarr/pkg/upstream/argv"
 )
@@ -44,6 +48,10 @@ type Config struct {
 	CgroupControllers                  []string
 	CredentialBinDir, CredentialConfig string
 	ProtectKernelDefaults              bool
+	// OOMScoreAdj is the process's, which is one for all components.
+	OOMScoreAdj int
+	// MaxOpenFiles is what the kubelet raises the process's limit to.
+	MaxOpenFiles int64
 	// ExtraArgs are the user's, "name=value"; they win.
 	ExtraArgs []string
 }
@@ -69,9 +77,10 @@ func (c Config) Args() []string {
 	).Merge(c.ExtraArgs)
 }
 
-// Defaults is the content of 00-knarr-defaults.conf.
+// Defaults is what knarr sets in 00-knarr-defaults.conf.
 func (c Config) Defaults() kubeletv1beta1.KubeletConfiguration {
 	no, yes := false, true
+	adj := int32(c.OOMScoreAdj)
 	kc := kubeletv1beta1.KubeletConfiguration{
 		TypeMeta:                 metav1.TypeMeta{APIVersion: kubeletv1beta1.SchemeGroupVersion.String(), Kind: "KubeletConfiguration"},
 		Authentication:           kubeletv1beta1.KubeletAuthentication{X509: kubeletv1beta1.KubeletX509Authentication{ClientCAFile: c.ClientCA}, Webhook: kubeletv1beta1.KubeletWebhookAuthentication{Enabled: &yes}, Anonymous: kubeletv1beta1.KubeletAnonymousAuthentication{Enabled: &no}},
@@ -85,6 +94,8 @@ func (c Config) Defaults() kubeletv1beta1.KubeletConfiguration {
 		CgroupDriver:             c.CgroupDriver,
 		ResolverConfig:           &c.ResolvConf,
 		ProtectKernelDefaults:    c.ProtectKernelDefaults,
+		OOMScoreAdj:              &adj,
+		MaxOpenFiles:             c.MaxOpenFiles,
 		SerializeImagePulls:      &no,
 		RegisterWithTaints:       c.Taints,
 		FailSwapOn:               &no,
@@ -94,11 +105,40 @@ func (c Config) Defaults() kubeletv1beta1.KubeletConfiguration {
 		HealthzPort:             new(int32),
 		EnableDebuggingHandlers: &yes,
 		EnableProfilingHandler:  &no,
-		ShutdownGracePeriod:     metav1.Duration{Duration: 0},
-		VolumeStatsAggPeriod:    metav1.Duration{Duration: time.Minute},
 	}
 	for _, a := range c.ClusterDNS {
 		kc.ClusterDNS = append(kc.ClusterDNS, a.String())
 	}
 	return kc
+}
+
+// DefaultsFile is the content of 00-knarr-defaults.conf: Defaults without what is left to upstream.
+func (c Config) DefaultsFile() ([]byte, error) {
+	encoded, err := json.Marshal(c.Defaults())
+	if err != nil {
+		return nil, fmt.Errorf("encode kubelet defaults: %w", err)
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(encoded, &fields); err != nil {
+		return nil, fmt.Errorf("decode kubelet defaults: %w", err)
+	}
+	delete(fields, "logging") // the process has one log
+	prune(fields)
+	text, err := yaml.Marshal(fields)
+	if err != nil {
+		return nil, fmt.Errorf("encode kubelet defaults: %w", err)
+	}
+	header := "# Written by knarr at every start. To change a setting, put a file of your own beside this one.\n"
+	return append([]byte(header), text...), nil
+}
+
+// prune drops the durations and structs that were not set: their types have no omitempty that works.
+func prune(fields map[string]any) {
+	maps.DeleteFunc(fields, func(_ string, v any) bool {
+		inner, ok := v.(map[string]any)
+		if ok {
+			prune(inner)
+		}
+		return v == any("0s") || ok && len(inner) == 0
+	})
 }

@@ -10,6 +10,7 @@ package kubeproxy
 import (
 	"context"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,6 +34,8 @@ type Config struct {
 	Mode string
 	// ConntrackReadOnly is set where the kernel lets this process not change connection tracking limits.
 	ConntrackReadOnly bool
+	// OOMScoreAdj is the process's, which is one for all components.
+	OOMScoreAdj int
 	// ExtraArgs are the user's, "name=value"; they win.
 	ExtraArgs []string
 }
@@ -49,6 +52,7 @@ func (c Config) Args() []string {
 		"proxy-mode", c.Mode,
 		"cluster-cidr", strings.Join(cidrs, ","),
 		"healthz-bind-address", "127.0.0.1:10256",
+		"oom-score-adj", strconv.Itoa(c.OOMScoreAdj),
 	)
 	if c.ConntrackReadOnly {
 		list = list.With("conntrack-max-per-core", "0", "conntrack-tcp-timeout-established", "0s", "conntrack-tcp-timeout-close-wait", "0s")

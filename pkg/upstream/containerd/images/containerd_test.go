@@ -78,7 +78,7 @@ func daemon(t *testing.T) string {
 		Snapshotter: "native", DefaultRuntime: "runc", PauseImage: "docker.io/knarr/pause:1",
 		Shim: "/nowhere/shim", Runc: "/nowhere/runc", CNIBin: filepath.Join(dir, "cni"), CNIConfig: filepath.Join(dir, "net.d"),
 		RegistryConfig: filepath.Join(dir, "certs.d"), RestrictOOMScore: true, DisableHugetlb: true, DisableApparmor: true,
-	})
+	}, func() (map[string]string, error) { return nil, nil })
 	if err := c.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,96 @@
+package agent
+
+import (
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/knarr-io/knarr/pkg/config"
+	"github.com/knarr-io/knarr/pkg/datadir"
+	"github.com/knarr-io/knarr/pkg/pki"
+	"github.com/knarr-io/knarr/pkg/upstream/host"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// given makes the node that a command line leads to on machine h.
+func given(t *testing.T, h host.Host, line ...string) Node {
+	t.Helper()
+	in := config.Input{WorkDir: "/", Hostname: "box", FS: os.DirFS(t.TempDir())}
+	for _, l := range line {
+		name, value, _ := strings.Cut(l, "=")
+		in.CommandLine = append(in.CommandLine, config.Occurrence{Name: name, Value: value})
+	}
+	c, err := config.LoadServer(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Node{
+		Common:         c.Common,
+		Cluster:        Cluster{Network: c.Network, DNS: c.ClusterDNS().Slice(), KubeProxy: true, PauseImage: "docker.io/knarr/pause:1"},
+		Name:           "box",
+		Host:           h,
+		IPs:            []netip.Addr{netip.MustParseAddr("192.0.2.10")},
+		HostResolvConf: "/etc/resolv.conf",
+		Dir:            datadir.New(c.DataDir),
+		Run:            datadir.NewRun(datadir.DefaultRun),
+		Keys:           pki.Config{DataDir: c.DataDir},
+	}
+}
+
+// render is everything that the components of a node are given.
+func render(t *testing.T, n Node) string {
+	t.Helper()
+	var b strings.Builder
+	section := func(title, body string) { b.WriteString("# " + title + "\n" + strings.TrimRight(body, "\n") + "\n\n") }
+	toml, err := n.containerd().TOML(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	section("containerd", string(toml))
+	section("kubelet", strings.Join(n.kubelet().Args(), "\n"))
+	defaults, err := n.kubelet().DefaultsFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	section("kubelet configuration", string(defaults))
+	section("kube-proxy", strings.Join(n.kubeProxy().Args(), "\n"))
+	return b.String()
+}
+
+// TestArguments shows, as a diff of a golden file, what every change does to what upstream components are told.
+func TestArguments(t *testing.T) {
+	usual := host.Host{CgroupV2: true, CgroupControllers: []string{"cpu", "hugetlb", "memory", "pids"}, SystemdCgroups: true, SysResource: true, NFTables: true, ConntrackWritable: true, OpenFiles: 1 << 20}
+	for name, c := range map[string]struct {
+		host host.Host
+		line []string
+	}{
+		"default":    {host: usual},
+		"restricted": {host: host.Host{CgroupControllers: []string{"memory"}, OpenFiles: 4096, OOMScoreAdj: -100}},
+		"user": {usual, []string{
+			"kubelet-arg=max-pods=20", "kube-proxy-arg=proxy-mode=iptables", "node-label=a=b", "node-taint=c=d:NoSchedule",
+			"cluster-domain=site.example", "snapshotter=btrfs", "default-runtime=crun", "selinux=true", "nonroot-devices=true",
+			"protect-kernel-defaults=true",
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join("testdata", name+".golden")
+			got := render(t, given(t, c.host, c.line...))
+			if *update {
+				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("differs from %s (run with -update and read the diff):\n%s", path, got)
+			}
+		})
+	}
+}
