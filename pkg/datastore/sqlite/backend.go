@@ -61,6 +61,7 @@ type Backend struct {
 	current   int64  // newest revision
 	compacted int64  // oldest revision that can be read
 	swept     int64  // replaced rows were deleted up to here; at most compacted
+	vacuuming bool   // there may be free pages to give back
 
 	cache   cache
 	readers readerPool

@@ -16,7 +16,7 @@ const (
 	vacuumPages = 64
 	// vacuumSlack is how much free space may stay in the file whatever its size; beyond it, a quarter of the file.
 	// Free pages are filled by the next writes, giving back all of them would only wear the disk.
-	vacuumSlack = 4 << 20
+	vacuumSlack = 1 << 20
 )
 
 // planCompact checks a compaction. It only moves the oldest readable revision, which is one small write; the rows are
@@ -37,7 +37,7 @@ func (b *Backend) planCompact(t *batch, o *op, newest int64) result {
 func (b *Backend) housekeep() time.Duration {
 	b.w.wal.start()
 	w := &b.w
-	if b.swept >= b.compacted && !w.vacuum {
+	if b.swept >= b.compacted && !b.vacuuming {
 		return -1
 	}
 	if wait := time.Until(w.sweepAt); wait > 0 {
@@ -46,11 +46,9 @@ func (b *Backend) housekeep() time.Duration {
 	began := time.Now()
 	var err error
 	if b.swept < b.compacted {
-		if err = b.sweep(); err == nil && b.swept == b.compacted {
-			w.vacuum = true
-		}
+		err = b.sweep()
 	} else {
-		w.vacuum, err = b.vacuum()
+		err = b.vacuum()
 	}
 	// As much time for writers as for housekeeping, so that neither ever stops the other.
 	now := time.Now()
@@ -105,6 +103,7 @@ func (b *Backend) sweep() error {
 	defer b.mu.Unlock()
 	b.win.dropBefore(to)
 	b.swept = to
+	b.vacuuming = true
 	for _, key := range dead {
 		b.idx.remove(key)
 	}
@@ -112,27 +111,30 @@ func (b *Backend) sweep() error {
 	return nil
 }
 
-// vacuum gives a few free pages back to the file system, and tells whether there are more than may stay.
-func (b *Backend) vacuum() (more bool, err error) {
+// vacuum gives a few free pages back to the file system.
+func (b *Backend) vacuum() error {
 	n, _, err := b.w.conn.ints("SELECT freelist_count, page_count FROM pragma_freelist_count, pragma_page_count")
 	if err != nil {
-		return false, err
+		return err
 	}
 	free, pages := n[0], n[1]
-	if free*pageSize <= vacuumSlack || free <= pages/4 {
-		return false, nil
+	more := free*pageSize > vacuumSlack && free > pages/4
+	if more {
+		// The pragma returns a row for each page and frees one a step.
+		if _, err := b.w.conn.text(fmt.Sprintf("PRAGMA incremental_vacuum(%d)", vacuumPages)); err != nil {
+			return err
+		}
+		b.w.wal.wrote(0, 2*vacuumPages*pageSize)
 	}
-	// The pragma returns a row for each page and frees one a step.
-	if _, err := b.w.conn.text(fmt.Sprintf("PRAGMA incremental_vacuum(%d)", vacuumPages)); err != nil {
-		return false, err
-	}
-	b.w.wal.wrote(0, 2*vacuumPages*pageSize)
-	return true, nil
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.vacuuming = more
+	return nil
 }
 
-// pendingSweep tells whether compacted rows are still to be deleted.
-func (b *Backend) pendingSweep() bool {
+// Settled tells whether everything compacted was deleted and the space was given back.
+func (b *Backend) Settled() bool {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	return b.swept < b.compacted
+	return b.swept == b.compacted && !b.vacuuming
 }

@@ -34,7 +34,7 @@ func TestChurnLeavesABoundedFile(t *testing.T) {
 			}
 		}
 	}
-	until(t, "the sweep", func() bool { return !b.pendingSweep() })
+	until(t, "the sweep", func() bool { return b.Settled() })
 	n, _, err := b.w.conn.ints("SELECT page_count - freelist_count, freelist_count FROM pragma_page_count, pragma_freelist_count")
 	if err != nil {
 		t.Fatal(err)
@@ -119,7 +119,7 @@ func TestCompactionStepsAreShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	slow, n := 0, 0
-	for b.pendingSweep() {
+	for !b.Settled() {
 		began := time.Now()
 		create(t, b, fmt.Sprint("/during/", n, rng.Int64()), "x")
 		if n++; time.Since(began) > 20*time.Millisecond {

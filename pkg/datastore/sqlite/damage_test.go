@@ -33,7 +33,7 @@ func filled(t *testing.T) string {
 			}
 		}
 	}
-	until(t, "the sweep", func() bool { return !b.pendingSweep() })
+	until(t, "the sweep", func() bool { return b.Settled() })
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -307,7 +307,7 @@ func (p *player) watch() {
 
 // settle waits until everything compacted was deleted, and checks that nothing else is left in the log.
 func (p *player) settle() {
-	for p.b.pendingSweep() {
+	for !p.b.Settled() {
 		time.Sleep(time.Millisecond)
 	}
 	live := p.m.at(span{}, p.m.compacted)

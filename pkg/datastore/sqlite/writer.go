@@ -122,7 +122,6 @@ type writer struct {
 	read         *stmt
 	wal          walState
 	sweepAt      time.Time // no housekeeping before this time
-	vacuum       bool      // there may be free pages to give back
 	batch        batch
 }
 
