@@ -8,8 +8,6 @@ import (
 	"log/slog"
 
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/knarr-io/knarr/pkg/agent"
@@ -33,30 +31,30 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	}
 	api := g.Add(kube, lifecycle.After(db, keys))
 
-	manager, err := controllermanager.New(p.controllerManager())
+	shared := newShared(kube)
+	cache := g.Add(shared, lifecycle.After(api))
+	manager, err := controllermanager.New(p.controllerManager(), kube, shared.informers)
 	if err != nil {
 		return nil, err
 	}
-	g.Add(manager, lifecycle.After(api))
+	g.Add(manager, lifecycle.After(cache))
 
 	if p.Components.Scheduler {
-		s, err := scheduler.New(p.scheduler())
+		s, err := scheduler.New(p.scheduler(), kube, shared.informers)
 		if err != nil {
 			return nil, err
 		}
-		g.Add(s, lifecycle.After(api))
+		g.Add(s, lifecycle.After(cache))
 	}
-
-	shared := newShared(kube)
 	if p.Components.CloudController {
-		g.Add(nodecontroller.New(shared.Client, shared.Informers, log), lifecycle.After(api))
+		g.Add(nodecontroller.New(shared.Client, shared.Informers, log), lifecycle.After(cache))
 	}
 	if !p.Components.Agent {
 		return store, nil
 	}
 	return store, agent.AddNode(g, p.node(), agent.API{
 		Base:  base,
-		Ready: api,
+		Ready: cache,
 		Kubelet: func() (*rest.Config, error) {
 			return kube.ClientConfig("system:node:"+p.NodeName, user.NodesGroup), nil
 		},
@@ -64,22 +62,3 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 		Informers: shared.Informers,
 	}, log)
 }
-
-// shared is the one client and the one informer factory of knarr's own components, so that an object is decoded and
-// held once.
-type shared struct {
-	client    kubernetes.Interface
-	informers informers.SharedInformerFactory
-}
-
-func newShared(kube *apiserver.Component) shared {
-	// The configuration is made here, not read: a client from it cannot fail.
-	client := kubernetes.NewForConfigOrDie(kube.ClientConfig("system:knarr-controller", user.SystemPrivilegedGroup))
-	return shared{client, informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim))}
-}
-
-// Client returns the client; it never fails.
-func (s shared) Client() (kubernetes.Interface, error) { return s.client, nil }
-
-// Informers returns the factory.
-func (s shared) Informers() informers.SharedInformerFactory { return s.informers }

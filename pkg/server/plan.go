@@ -3,8 +3,6 @@ package server
 import (
 	"net/netip"
 
-	"k8s.io/apimachinery/pkg/api/meta"
-
 	"github.com/knarr-io/knarr/pkg/agent"
 	"github.com/knarr-io/knarr/pkg/bundle"
 	"github.com/knarr-io/knarr/pkg/config"
@@ -142,12 +140,4 @@ func (p Plan) node() agent.Node {
 		Run:            p.Run,
 		Keys:           p.certificates(),
 	}
-}
-
-// trim drops what no component of knarr reads and what makes up half of most objects.
-func trim(obj any) (any, error) {
-	if o, err := meta.Accessor(obj); err == nil {
-		o.SetManagedFields(nil)
-	}
-	return obj, nil
 }

@@ -14,8 +14,14 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	controllerhealthz "k8s.io/controller-manager/pkg/healthz"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app/options"
+	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
 
 	"github.com/knarr-io/knarr/pkg/upstream/argv"
 )
@@ -73,13 +79,22 @@ func prefixes(list []netip.Prefix) string {
 	return strings.Join(s, ",")
 }
 
-// Component is a kube-controller-manager. Use [New].
-type Component struct {
-	options *options.KubeControllerManagerOptions
+// API is how controllers reach the API.
+type API interface {
+	// ClientConfig is a client configuration for a user.
+	ClientConfig(user string, groups ...string) *rest.Config
 }
 
-// New parses the configuration. The error, an argv.UsageError, names an argument that upstream does not take.
-func New(c Config) (*Component, error) {
+// Component is a kube-controller-manager. Use [New].
+type Component struct {
+	options   *options.KubeControllerManagerOptions
+	api       API
+	informers informers.SharedInformerFactory
+}
+
+// New parses the configuration. shared are the process's informers, without managed fields. The error, an
+// argv.UsageError, names an argument that upstream does not take.
+func New(c Config, api API, shared informers.SharedInformerFactory) (*Component, error) {
 	o, err := options.NewKubeControllerManagerOptions()
 	if err != nil {
 		return nil, fmt.Errorf("make kube-controller-manager options: %w", err)
@@ -93,23 +108,61 @@ func New(c Config) (*Component, error) {
 	if err := argv.Parse(argsFlag, c.Args(), sets...); err != nil {
 		return nil, err
 	}
-	return &Component{o}, nil
+	return &Component{o, api, shared}, nil
 }
 
 // Name is "kube-controller-manager".
 func (*Component) Name() string { return "kube-controller-manager" }
 
-// Run follows cmd/kube-controller-manager/app/controllermanager.go:137 (RunE) without its signal handler and its
-// logging set-up. It is ready when it is configured: its controllers start from then on.
+// Run follows cmd/kube-controller-manager/app/controllermanager.go:137 (RunE) and :198 (Run) without its signal
+// handler, its logging set-up, its leader election and its port. It is ready when all controllers have been built: they
+// start at once.
 func (c *Component) Run(ctx context.Context, ready func()) error {
 	config, err := c.options.Config(ctx, app.KnownControllers(), app.ControllersDisabledByDefault(), app.ControllerAliases())
 	if err != nil {
 		return &argv.UsageError{Flag: argsFlag, Err: err}
 	}
-	ready()
-	err = app.Run(ctx, config.Complete())
-	if ctx.Err() != nil {
-		return nil
+	root, err := kubernetes.NewForConfig(c.api.ClientConfig(rootUser))
+	if err != nil {
+		return fmt.Errorf("make kube-controller-manager client: %w", err)
 	}
-	return errors.Join(errors.New("kube-controller-manager ended"), err)
+	config.EventBroadcaster.StartRecordingToSink(&corev1client.EventSinkImpl{Interface: root.CoreV1().Events("")})
+	defer config.EventBroadcaster.Shutdown()
+	cc, err := c.newContext(ctx, config.ComponentConfig)
+	if err != nil {
+		return err
+	}
+	controllers, err := c.build(ctx, cc)
+	if err != nil {
+		return err
+	}
+	c.informers.StartWithContext(ctx)
+	cc.ObjectOrMetadataInformerFactory.Start(ctx.Done())
+	close(cc.InformersStarted)
+	ready()
+	if !app.RunControllers(ctx, cc, controllers, 0, config.ControllerShutdownTimeout) && ctx.Err() == nil {
+		return errors.New("kube-controller-manager ended")
+	}
+	return nil
+}
+
+// build makes the controllers that the configuration enables; the first, as upstream has it, is the one that makes
+// tokens for Secrets, which upstream's own list has for its name only (controllermanager.go:160).
+func (c *Component) build(ctx context.Context, cc app.ControllerContext) ([]app.Controller, error) {
+	descriptors := app.NewControllerDescriptors()
+	tokens := descriptors[names.ServiceAccountTokenController]
+	delete(descriptors, names.ServiceAccountTokenController)
+	var controllers []app.Controller
+	if cc.IsControllerEnabled(tokens) {
+		t, err := c.newTokens(ctx, cc)
+		if err != nil {
+			return nil, err
+		}
+		controllers = append(controllers, t)
+	}
+	rest, err := app.BuildControllers(ctx, cc, descriptors, nil, controllerhealthz.NewMutableHealthzHandler())
+	if err != nil {
+		return nil, fmt.Errorf("build controllers: %w", err)
+	}
+	return append(controllers, rest...), nil
 }

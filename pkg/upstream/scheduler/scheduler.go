@@ -12,9 +12,19 @@ import (
 	"fmt"
 
 	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/dynamic/dynamicinformer"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/kubernetes/cmd/kube-scheduler/app"
+	schedulerconfig "k8s.io/kubernetes/cmd/kube-scheduler/app/config"
 	"k8s.io/kubernetes/cmd/kube-scheduler/app/options"
+	"k8s.io/kubernetes/pkg/scheduler"
+	"k8s.io/kubernetes/pkg/scheduler/apis/config/latest"
 
 	"github.com/knarr-io/knarr/pkg/upstream/argv"
 )
@@ -43,11 +53,22 @@ func (c Config) Args() []string {
 	).Merge(c.ExtraArgs)
 }
 
-// Component is a kube-scheduler. Use [New].
-type Component struct{ options *options.Options }
+// API is how the scheduler reaches the API.
+type API interface {
+	// ClientConfig is a client configuration for a user.
+	ClientConfig(user string, groups ...string) *rest.Config
+}
 
-// New parses the configuration. The error, an argv.UsageError, names an argument that upstream does not take.
-func New(c Config) (*Component, error) {
+// Component is a kube-scheduler. Use [New].
+type Component struct {
+	options   *options.Options
+	api       API
+	informers informers.SharedInformerFactory
+}
+
+// New parses the configuration. shared are the process's informers, without managed fields. The error, an
+// argv.UsageError, names an argument that upstream does not take.
+func New(c Config, api API, shared informers.SharedInformerFactory) (*Component, error) {
 	o := options.NewOptions()
 	sets := make([]*pflag.FlagSet, 0, len(o.Flags.Order))
 	for _, name := range o.Flags.Order {
@@ -56,7 +77,7 @@ func New(c Config) (*Component, error) {
 	if err := argv.Parse(argsFlag, c.Args(), sets...); err != nil {
 		return nil, err
 	}
-	return &Component{o}, nil
+	return &Component{o, api, shared}, nil
 }
 
 // Name is "kube-scheduler".
@@ -65,19 +86,75 @@ func (*Component) Name() string { return "kube-scheduler" }
 // Run follows cmd/kube-scheduler/app/server.go:137 (runCommand) without its signal handler and its logging set-up. It
 // is ready once it is set up: its caches fill from then on, and pods wait for nothing else.
 func (c *Component) Run(ctx context.Context, ready func()) error {
-	name, err := cache.NewInformerName("kube-scheduler")
+	config, err := c.configure(ctx)
 	if err != nil {
-		return fmt.Errorf("name kube-scheduler's informers: %w", err)
+		return err
 	}
-	c.options.InformerName = name
-	config, scheduler, err := app.Setup(ctx, c.options)
+	completed := config.Complete()
+	s, err := c.build(ctx, completed)
 	if err != nil {
-		return fmt.Errorf("set up kube-scheduler: %w", err)
+		return err
 	}
 	ready()
-	err = app.Run(ctx, config, scheduler)
+	err = app.Run(ctx, &completed, s)
+	completed.InformerFactory.Shutdown()
 	if ctx.Err() != nil {
 		return nil // a clean stop is reported as an error: server.go:373
 	}
 	return errors.Join(errors.New("kube-scheduler ended"), err)
+}
+
+// configure follows options.Options.Config (cmd/kube-scheduler/app/options/options.go:305), with clients and informers
+// of the process instead of its own.
+func (c *Component) configure(ctx context.Context) (*schedulerconfig.Config, error) {
+	defaults, err := latest.Default()
+	if err != nil {
+		return nil, fmt.Errorf("make kube-scheduler defaults: %w", err)
+	}
+	c.options.ComponentConfig = defaults
+	if err := argv.Problems(argsFlag, c.options.Validate()); err != nil {
+		return nil, err
+	}
+	if c.options.InformerName, err = cache.NewInformerName("kube-scheduler"); err != nil {
+		return nil, fmt.Errorf("name kube-scheduler's informers: %w", err)
+	}
+	config, err := c.options.Config(ctx)
+	if err != nil {
+		return nil, &argv.UsageError{Flag: argsFlag, Err: err}
+	}
+	config.KubeConfig = c.api.ClientConfig("system:kube-scheduler")
+	client, err := kubernetes.NewForConfig(rest.AddUserAgent(rest.CopyConfig(config.KubeConfig), "scheduler"))
+	if err != nil {
+		return nil, fmt.Errorf("make kube-scheduler client: %w", err)
+	}
+	dynamicClient, err := dynamic.NewForConfig(config.KubeConfig)
+	if err != nil {
+		return nil, fmt.Errorf("make kube-scheduler client: %w", err)
+	}
+	config.Client = client
+	config.EventBroadcaster = events.NewEventBroadcasterAdapterWithContext(ctx, client)
+	config.InformerFactory = sharing{c.informers, scheduler.NewInformerFactory(client, 0, nil)}
+	config.DynInformerFactory = dynamicinformer.NewFilteredDynamicSharedInformerFactory(dynamicClient, 0, corev1.NamespaceAll, nil)
+	return config, nil
+}
+
+// build follows Setup (server.go:406).
+func (c *Component) build(ctx context.Context, config schedulerconfig.CompletedConfig) (*scheduler.Scheduler, error) {
+	cc := &config.ComponentConfig
+	s, err := scheduler.New(ctx, config.Client, config.InformerFactory, config.DynInformerFactory,
+		func(name string) events.EventRecorderLogger { return config.EventBroadcaster.NewRecorder(name) },
+		scheduler.WithComponentConfigVersion(cc.APIVersion),
+		scheduler.WithKubeConfig(config.KubeConfig),
+		scheduler.WithProfiles(cc.Profiles...),
+		scheduler.WithPercentageOfNodesToScore(cc.PercentageOfNodesToScore),
+		scheduler.WithPodMaxBackoffSeconds(cc.PodMaxBackoffSeconds),
+		scheduler.WithPodInitialBackoffSeconds(cc.PodInitialBackoffSeconds),
+		scheduler.WithPodMaxInUnschedulablePodsDuration(config.PodMaxInUnschedulablePodsDuration),
+		scheduler.WithExtenders(cc.Extenders...),
+		scheduler.WithParallelism(cc.Parallelism),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("create kube-scheduler: %w", err)
+	}
+	return s, nil
 }

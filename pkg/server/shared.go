@@ -1,0 +1,55 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/knarr-io/knarr/pkg/upstream/apiserver"
+)
+
+// resync is upstream's --min-resync-period of kube-controller-manager.
+const resync = 12 * time.Hour
+
+// shared is the one informer factory of scheduler, controllers and knarr's own components, so that an object is decoded
+// once and held once, and the client of the latter. As a component it owns the informers' end: those who use them start
+// them, each as it needs them.
+type shared struct {
+	client    kubernetes.Interface
+	informers informers.SharedInformerFactory
+}
+
+func newShared(kube *apiserver.Component) shared {
+	// The configuration is made here, not read: a client from it cannot fail.
+	client := kubernetes.NewForConfigOrDie(kube.ClientConfig("system:knarr-controller", user.SystemPrivilegedGroup))
+	return shared{client, informers.NewSharedInformerFactoryWithOptions(client, resync, informers.WithTransform(trim))}
+}
+
+// Client returns the client; it never fails.
+func (s shared) Client() (kubernetes.Interface, error) { return s.client, nil }
+
+// Informers returns the factory.
+func (s shared) Informers() informers.SharedInformerFactory { return s.informers }
+
+// Name is "informers".
+func (shared) Name() string { return "informers" }
+
+// Run waits until the informers have ended, which those who started them bring about.
+func (s shared) Run(ctx context.Context, ready func()) error {
+	ready()
+	<-ctx.Done()
+	s.informers.Shutdown()
+	return nil
+}
+
+// trim drops managed fields, which nobody here reads and which make up half of most objects.
+func trim(obj any) (any, error) {
+	if o, err := meta.Accessor(obj); err == nil {
+		o.SetManagedFields(nil)
+	}
+	return obj, nil
+}
