@@ -163,6 +163,18 @@ func TestLayoutPATH(t *testing.T) {
 	}
 }
 
+// The layout under the lasting path is the one that was extracted.
+func TestCurrent(t *testing.T) {
+	b := makeBundle(t, small)
+	dir := t.TempDir()
+	l := mustExtract(t, b, dir)
+	for there, current := range map[string]string{l.Bin: Current(dir).Bin, l.Aux: Current(dir).Aux, l.CNI: Current(dir).CNI, l.Images: Current(dir).Images} {
+		if got, err := filepath.EvalSymlinks(current); err != nil || got != there {
+			t.Errorf("%s is %s (error %v), want %s", current, got, err, there)
+		}
+	}
+}
+
 // The scripts build the image under the name that the program pins.
 func TestPauseImageIsTheOneBuilt(t *testing.T) {
 	data, err := os.ReadFile("../../scripts/versions")
