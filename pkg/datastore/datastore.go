@@ -134,7 +134,10 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	if c.engine.name == engineEtcd {
 		return c.runExternalEtcd(ctx, ready)
 	}
-	b, err := c.engine.open(c.config, c.log)
+	b, err := c.engine.open(ctx, c.config, c.log)
+	if err != nil && ctx.Err() != nil {
+		return nil // asked to stop while waiting for the store
+	}
 	if err != nil {
 		return fmt.Errorf("open datastore %s: %w", c.engine.name, err)
 	}

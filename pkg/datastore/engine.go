@@ -36,8 +36,8 @@ type engine struct {
 	name string
 	// local means that the data is in Config.Dir.
 	local bool
-	// open starts the engine; nil for an external etcd, which needs no server of ours.
-	open func(Config, *slog.Logger) (*backend, error)
+	// open starts the engine; ctx ends the attempt, not the engine. Nil for an external etcd, which needs no server of ours.
+	open func(context.Context, Config, *slog.Logger) (*backend, error)
 }
 
 // engines maps the scheme of an endpoint to its engine.
@@ -102,12 +102,12 @@ func kineSQLiteDSN(c Config) string {
 }
 
 // openSQLite opens our own engine.
-func openSQLite(c Config, log *slog.Logger) (*backend, error) {
+func openSQLite(ctx context.Context, c Config, log *slog.Logger) (*backend, error) {
 	b, err := sqlite.Open(c.Dir, sqlite.Options{Log: log})
 	if err != nil {
 		return nil, err
 	}
-	if err := b.Start(context.Background()); err != nil {
+	if err := b.Start(ctx); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	return &backend{
@@ -117,9 +117,12 @@ func openSQLite(c Config, log *slog.Logger) (*backend, error) {
 
 // openKine opens one of kine's drivers with the values of kine's own command line (kine v0.17.5 pkg/app/app.go:60-230).
 // Compaction is left to the apiserver, which asks for it through the etcd API.
-func openKine(driver drivers.Constructor, dsn func(Config) string) func(Config, *slog.Logger) (*backend, error) {
-	return func(c Config, log *slog.Logger) (*backend, error) {
+func openKine(driver drivers.Constructor, dsn func(Config) string) func(context.Context, Config, *slog.Logger) (*backend, error) {
+	return func(attempt context.Context, c Config, log *slog.Logger) (*backend, error) {
 		ctx, cancel := context.WithCancel(context.Background())
+		// The drivers wait up to five minutes for a server that does not answer.
+		giveUp := context.AfterFunc(attempt, cancel)
+		defer giveUp()
 		wg := new(sync.WaitGroup)
 		cfg := &drivers.Config{
 			Endpoint:             c.Endpoint,

@@ -10,7 +10,7 @@ import (
 
 // pipeBuffer is the capacity of one direction of an in-process connection. The apiserver opens one connection per
 // resource, about a hundred, so this counts.
-const pipeBuffer = 32 << 10
+const pipeBuffer = 8 << 10
 
 // pipeListener outlives the servers listening on it, so that Access can be handed out before the first Run.
 type pipeListener struct {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/k3s-io/kine/pkg/server"
 	"go.uber.org/goleak"
+
+	"github.com/knarr-io/knarr/pkg/retry"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -49,11 +51,11 @@ func create(t *testing.T, b *Backend, key, value string) int64 {
 // until waits for a condition that comes true by itself.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited 30 s for %s", what)
-		}
-		time.Sleep(time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	poll := retry.Backoff{First: time.Millisecond, Max: 10 * time.Millisecond}
+	if err := retry.Until(ctx, what, poll, func(context.Context) (bool, error) { return ok(), nil }); err != nil {
+		t.Fatal(err)
 	}
 }
 

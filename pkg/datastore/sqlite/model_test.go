@@ -307,9 +307,7 @@ func (p *player) watch() {
 
 // settle waits until everything compacted was deleted, and checks that nothing else is left in the log.
 func (p *player) settle() {
-	for !p.b.Settled() {
-		time.Sleep(time.Millisecond)
-	}
+	until(p.t, "compaction to settle", p.b.Settled)
 	live := p.m.at(span{}, p.m.compacted)
 	want := int64(len(live)) + p.m.current() - p.m.compacted
 	for _, kv := range live {
