@@ -63,7 +63,9 @@ func TestFiles(t *testing.T) {
 }
 
 func TestAllProblemsAtOnce(t *testing.T) {
-	missing := func(name string) ([]byte, error) { return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist} }
+	missing := func(name string) ([]byte, error) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
 	s, err := Parse("/etc/knarr/registries.yaml", read(t, "bad.yaml"), missing)
 	var bad *config.Error
 	if !errors.As(err, &bad) {

@@ -101,7 +101,7 @@ func newPlan(c config.Server, dir datadir.Dir) (Plan, error) {
 }
 
 // gcPercent trades a little CPU at start for a smaller heap at rest; docs/performance.md has the figures.
-const gcPercent = 75
+const gcPercent = 50
 
 func (p Plan) globals(handler slog.Handler) globals.Config {
 	helpers := bundle.Current(p.Dir.Helpers())
@@ -181,7 +181,29 @@ func (d *desk) watch(ctx context.Context) {
 	if err := d.proc.Notify.Ready(); err != nil {
 		d.log.Warn("cannot tell systemd that knarr is ready", "error", err)
 	}
+	settling := make(chan struct{})
+	go func() {
+		defer close(settling)
+		d.settle(ctx)
+	}()
 	d.proc.Notify.Watchdog(ctx, d.log, d.group.Check)
+	<-settling
+}
+
+// settleAfter is when the start is over for the parts that go on by themselves after they are ready: caches have
+// filled, API documents are built.
+const settleAfter = 20 * time.Second
+
+// settle gives the memory back that only the start needed.
+func (d *desk) settle(ctx context.Context) {
+	timer := time.NewTimer(settleAfter)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return
+	case <-timer.C:
+	}
+	globals.ReleaseMemory()
 }
 
 func (d *desk) status() control.Status {
