@@ -204,6 +204,9 @@ func testUnusualKeys(t *testing.T, s *suite) {
 	}
 	got, values := s.all(t, s.p, 5, 0)
 	want := slices.Sorted(slices.Values(keys))
+	if s.traits.ASCIIKeys {
+		slices.Sort(values)
+	}
 	if !slices.Equal(values, want) {
 		t.Errorf("list gives %q, want %q (keys %q)", values, want, got)
 	}
