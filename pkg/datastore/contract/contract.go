@@ -26,7 +26,7 @@ type Traits struct {
 	NoVersions bool
 	// TextKeys: keys and the ends of ranges must be valid UTF-8 without NUL (databases that keep keys as text).
 	TextKeys bool
-	// ASCIIKeys: keys must be ASCII, upper and lower case are the same, which decides the order of keys, too, and spaces
+	// ASCIIKeys: keys must be printable ASCII, upper and lower case are the same, which decides the order of keys, too, and spaces
 	// at the end do not count (kine's MySQL driver).
 	ASCIIKeys bool
 	// LooseCompaction: the last revisions before the newest stay readable whatever is compacted (kine's SQL drivers
