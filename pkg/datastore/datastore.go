@@ -62,6 +62,10 @@ type Status struct {
 	CompactRevision int64 `json:"compactRevision"`
 	// DiskBytes is what the store occupies, as the engine reports it.
 	DiskBytes int64 `json:"diskBytes"`
+	// FreeBytes of these will be used again before the store grows. Only SQLite tells.
+	FreeBytes int64 `json:"freeBytes,omitempty"`
+	// Running tells whether a server uses the store; nil when that cannot be told.
+	Running *bool `json:"running,omitempty"`
 }
 
 // backend is what an engine hands to the etcd server.

@@ -3,6 +3,8 @@ package datastore
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -11,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/knarr-io/knarr/pkg/datastore/sqlite"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 )
@@ -114,9 +117,84 @@ func TestPrepareRefuses(t *testing.T) {
 }
 
 func TestBadListenAddressIsAnError(t *testing.T) {
-	c := New(Config{Dir: t.TempDir(), Listen: "localhost:1"}, slog.New(slog.DiscardHandler))
-	err := c.Run(t.Context(), func() { t.Error("ready was called") })
-	if err == nil || !strings.Contains(err.Error(), "unix:///PATH or tcp://HOST:PORT") {
-		t.Fatalf("error %v", err)
+	for address, want := range map[string]string{
+		"localhost:1":        "unix:///PATH or tcp://HOST:PORT",
+		"tcp://127.0.0.1":    "missing port",
+		"tcp://0.0.0.0:2379": "only loopback",
+		"tcp://:2379":        "only loopback",
+		"http://127.0.0.1:1": "unix:///PATH",
+	} {
+		c := New(Config{Dir: t.TempDir(), Listen: address}, slog.New(slog.DiscardHandler))
+		err := c.Run(t.Context(), func() { t.Error("ready was called") })
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want one with %q", address, err, want)
+		}
+	}
+}
+
+// TestOffline inspects, checks and compacts stores that no server uses.
+func TestOffline(t *testing.T) {
+	for _, endpoint := range []string{"", "kine-sqlite://"} {
+		t.Run("endpoint="+endpoint, func(t *testing.T) {
+			config := Config{Endpoint: endpoint, Dir: t.TempDir()}
+			log := slog.New(slog.DiscardHandler)
+			var revision int64
+			t.Run("fill", func(t *testing.T) {
+				client := start(t, New(config, log))
+				for i := range 2000 {
+					r, err := client.Put(t.Context(), fmt.Sprint("/registry/", i%10), strings.Repeat("x", 1000))
+					if err != nil {
+						t.Fatal(err)
+					}
+					revision = r.Header.Revision
+				}
+				if endpoint == "" {
+					if err := Compact(t.Context(), config, log); !errors.Is(err, sqlite.ErrInUse) {
+						t.Errorf("Compact while a server runs: %v", err)
+					}
+					if st, err := Inspect(t.Context(), config, log); err != nil || st.Running == nil || !*st.Running {
+						t.Errorf("Inspect while a server runs: %+v, %v", st, err)
+					}
+				}
+				if s, err := Check(t.Context(), config, log); err != nil || s.Keys != 11 {
+					t.Errorf("Check while a server runs: %+v, %v", s, err)
+				}
+			})
+			before, err := Inspect(t.Context(), config, log)
+			if err != nil || before.Revision < revision || before.DiskBytes == 0 {
+				t.Fatalf("Inspect: %+v, %v, want revision %d", before, err, revision)
+			}
+			sum, err := Check(t.Context(), config, log)
+			if err != nil || sum.Keys != 11 || sum.Revision < revision {
+				t.Errorf("Check: %+v, %v", sum, err)
+			}
+			if err := Compact(t.Context(), config, log); err != nil {
+				t.Fatal(err)
+			}
+			after, err := Inspect(t.Context(), config, log)
+			if err != nil || endpoint == "" && (after.DiskBytes > before.DiskBytes/10 || after.CompactRevision < revision) {
+				t.Errorf("after Compact: %+v, %v; before %+v", after, err, before)
+			}
+			if again, err := Check(t.Context(), config, log); err != nil || again.Hash != sum.Hash || again.Keys != 11 {
+				t.Errorf("Check after Compact: %+v, %v, want %+v", again, err, sum)
+			}
+		})
+	}
+}
+
+func TestOfflineWithoutAStore(t *testing.T) {
+	config := Config{Dir: t.TempDir()}
+	log := slog.New(slog.DiscardHandler)
+	for name, f := range map[string]func() error{
+		"Inspect": func() error { _, err := Inspect(t.Context(), config, log); return err },
+		"Check":   func() error { _, err := Check(t.Context(), config, log); return err },
+		"Compact": func() error { return Compact(t.Context(), config, log) },
+	} {
+		if err := f(); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v, want that there is none", name, err)
+		}
+	}
+	if left, err := os.ReadDir(config.Dir); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }

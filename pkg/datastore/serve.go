@@ -2,6 +2,7 @@ package datastore
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math"
@@ -12,7 +13,6 @@ import (
 
 	"github.com/k3s-io/kine/pkg/server"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
@@ -85,6 +85,9 @@ func listen(address string) (net.Listener, error) {
 	if !ok || (network != "unix" && network != "tcp") {
 		return nil, fmt.Errorf("datastore listen address %q: use unix:///PATH or tcp://HOST:PORT", address)
 	}
+	if err := loopback(network, addr); err != nil {
+		return nil, err
+	}
 	if network == "unix" {
 		if err := os.Remove(addr); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("remove old datastore socket: %w", err)
@@ -125,26 +128,45 @@ func (c *Component) runExternalEtcd(ctx context.Context, ready func()) error {
 }
 
 func (c *Component) externalStatus(ctx context.Context) (Status, error) {
-	a := c.Access()
-	cfg := clientv3.Config{Endpoints: a.Endpoints, DialTimeout: 5 * time.Second, Context: ctx}
-	if a.CAFile != "" || a.CertFile != "" {
-		info := transport.TLSInfo{TrustedCAFile: a.CAFile, CertFile: a.CertFile, KeyFile: a.KeyFile}
-		t, err := info.ClientConfig()
-		if err != nil {
-			return Status{}, fmt.Errorf("load etcd TLS files: %w", err)
-		}
-		cfg.TLS = t
-	}
-	cl, err := clientv3.New(cfg)
+	cl, err := c.Access().client()
 	if err != nil {
-		return Status{}, fmt.Errorf("connect to etcd: %w", err)
+		return Status{}, err
 	}
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	r, err := cl.Status(ctx, a.Endpoints[0])
+	r, err := cl.Status(ctx, cl.Endpoints()[0])
 	if err != nil {
 		return Status{}, fmt.Errorf("ask etcd for its status: %w", err)
 	}
 	return Status{Engine: engineEtcd, Revision: r.Header.Revision, DiskBytes: r.DbSize}, nil
+}
+
+// tls loads the files for a connection; nil when there are none.
+func (a Access) tls() (*tls.Config, error) {
+	if a.CAFile == "" && a.CertFile == "" {
+		return nil, nil
+	}
+	info := transport.TLSInfo{TrustedCAFile: a.CAFile, CertFile: a.CertFile, KeyFile: a.KeyFile}
+	t, err := info.ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("load datastore TLS files: %w", err)
+	}
+	return t, nil
+}
+
+// loopback refuses to serve where others could connect: the listener asks for no credentials.
+func loopback(network, addr string) error {
+	if network == "unix" {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("datastore listen address: %w", err)
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return fmt.Errorf("datastore listen address %s: only loopback addresses can be served, since clients are not "+
+			"asked who they are; use 127.0.0.1", addr)
+	}
+	return nil
 }

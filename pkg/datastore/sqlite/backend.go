@@ -99,7 +99,7 @@ func Open(dir string, o Options) (_ *Backend, err error) {
 	b.w.wal.init()
 	b.expiry.init()
 	b.hub.b = b
-	if b.lock, err = lockDir(filepath.Join(dir, "lock")); err != nil {
+	if b.lock, err = lockDir(filepath.Join(dir, lockName)); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -169,11 +169,16 @@ func (b *Backend) fail(err error) {
 
 // Close ends the store. Calls made after it fail.
 func (b *Backend) Close() error {
+	b.halt()
+	return b.closeFiles()
+}
+
+// halt ends everything but the files.
+func (b *Backend) halt() {
 	b.queue.close()
 	b.hub.close()
 	close(b.stop)
 	b.wg.Wait()
-	return b.closeFiles()
 }
 
 func (b *Backend) closeFiles() error {

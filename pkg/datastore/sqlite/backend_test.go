@@ -62,7 +62,7 @@ func until(t *testing.T, what string, ok func() bool) {
 func TestOneServerPerDirectory(t *testing.T) {
 	dir := t.TempDir()
 	b := openTest(t, dir)
-	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "another knarr server") {
+	if _, err := Open(dir, Options{}); !errors.Is(err, ErrInUse) {
 		t.Errorf("second Open: %v", err)
 	}
 	if err := b.Close(); err != nil {

@@ -120,7 +120,7 @@ func (im *Importer) finish(revision int64) error {
 
 // publish checks a finished database and moves it to its place, so that after a crash there is all of it or none.
 func publish(from, to string) error {
-	if _, err := verify(context.Background(), from); err != nil {
+	if _, err := SumFile(context.Background(), from); err != nil {
 		return err
 	}
 	for _, suffix := range []string{"-wal", "-shm"} {
@@ -192,7 +192,7 @@ func CopyDatabase(ctx context.Context, from, to string) (revision int64, err err
 	if err = errors.Join(err, c.close()); err != nil {
 		return 0, errors.Join(fmt.Errorf("copy database: %w", readError(from, err)), removeDatabase(to))
 	}
-	revision, err = verify(ctx, to)
+	s, err := SumFile(ctx, to)
 	for _, suffix := range []string{"-wal", "-shm"} {
 		if rerr := os.Remove(to + suffix); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
 			err = errors.Join(err, rerr)
@@ -204,7 +204,7 @@ func CopyDatabase(ctx context.Context, from, to string) (revision int64, err err
 	if err != nil {
 		return 0, errors.Join(fmt.Errorf("copy database: %w", err), removeDatabase(to))
 	}
-	return revision, nil
+	return s.Revision, nil
 }
 
 // escape quotes a path for an SQL string. VACUUM INTO takes a URI, too, which a path must not look like.
@@ -221,11 +221,3 @@ func escape(path string) string {
 
 // FileName is the name of the database in a store's directory.
 func FileName() string { return fileName }
-
-// VerifyFile is [Backend.Verify] for a database that may or may not be in use.
-func VerifyFile(ctx context.Context, path string) (revision int64, err error) {
-	if _, err := os.Stat(path); err != nil {
-		return 0, fmt.Errorf("find database: %w", err)
-	}
-	return verify(ctx, path)
-}

@@ -187,6 +187,9 @@ func metaRow(vals []driver.Value) (r row, ok bool) {
 	return r, ok
 }
 
+// lockName is the file that a server locks.
+const lockName = "lock"
+
 // lockDir keeps a second server away from the directory: with two, each would miss the other's writes. The lock goes
 // with the process.
 func lockDir(path string) (*os.File, error) {
@@ -195,7 +198,7 @@ func lockDir(path string) (*os.File, error) {
 		return nil, fmt.Errorf("open lock file: %w", err)
 	}
 	if err := flock(f); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w: another knarr server uses this directory", path, err), f.Close())
+		return nil, errors.Join(fmt.Errorf("lock %s: %w: %w", path, err, ErrInUse), f.Close())
 	}
 	return f, nil
 }
