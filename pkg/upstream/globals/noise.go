@@ -41,6 +41,30 @@ var harmless = []noise{
 		err: `namespaces "kube-system" not found`, early: true,
 		where: "k8s.io/component-helpers/apimachinery/lease/controller.go:208",
 		why:   "kube-apiserver makes the namespace a moment later"},
+	{component: "kube-apiserver", message: "retrying of unary invoker failed",
+		err: "client connection is closing", early: true,
+		where: "go.etcd.io/etcd/client/v3/retry_interceptor.go:69",
+		why:   "a storage that was made and dropped at once (an API version without resources) had begun to count its keys (registry/generic/registry/store.go:1722)"},
+	{component: "kube-apiserver", message: "Error while syncing ConfigMap",
+		err: `namespaces "kube-system" not found`, early: true,
+		where: "k8s.io/kubernetes/pkg/controlplane/controller/legacytokentracking/controller.go:156",
+		why:   "kube-apiserver makes the namespace a moment later"},
+	{component: "kube-controller-manager", message: "Failed to update node PodCIDR after multiple attempts",
+		err: "may specify no more than one CIDR", early: true,
+		where: "k8s.io/kubernetes/pkg/controller/nodeipam/ipam/range_allocator.go:438",
+		why:   twoEvents},
+	{component: "kube-controller-manager", message: "CIDR assignment for node failed. Releasing allocated CIDR",
+		err: "may specify no more than one CIDR", early: true,
+		where: "k8s.io/kubernetes/pkg/controller/nodeipam/ipam/range_allocator.go:444",
+		why:   twoEvents},
+	{component: "kube-controller-manager", message: "Error processing node work item",
+		err: "may specify no more than one CIDR", early: true,
+		where: "k8s.io/kubernetes/pkg/controller/nodeipam/ipam/range_allocator.go:257",
+		why:   twoEvents},
+	{component: "kube-controller-manager", message: "Unhandled Error",
+		err:   "is not as new as written version",
+		where: "k8s.io/apimachinery/pkg/util/runtime/runtime.go:203",
+		why:   "a controller's cache is a moment behind its own write; it waits and comes back"},
 
 	{component: "containerd", message: "failed check for fsverity support",
 		where: "github.com/containerd/containerd/v2/plugins/content/local/store.go:99",
@@ -107,6 +131,7 @@ var harmless = []noise{
 const (
 	manifestFile = "k8s.io/component-base/metrics/options.go:205"
 	noManifest   = "it is about a flag that was not given, --allow-metric-labels-manifest"
+	twoEvents    = "a new node's second event came before the first one's result was seen; its range stays as it is"
 	newNode      = "the kubelet registers its Node a moment later; should that fail, it says so"
 )
 
