@@ -146,6 +146,7 @@ func (c *Component) build(ctx context.Context) (*genericServer, error) {
 		return nil, fmt.Errorf("configure kube-apiserver: %w", err)
 	}
 	trustInProcess(&config.Aggregator.GenericConfig.Config.Authentication)
+	c.shortenLoopback(config.KubeAPIs.ControlPlane.Generic.LoopbackClientConfig)
 	full, err := config.Complete()
 	if err != nil {
 		return nil, fmt.Errorf("complete kube-apiserver configuration: %w", err)

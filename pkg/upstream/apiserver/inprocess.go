@@ -60,6 +60,15 @@ func trustInProcess(info *genericapiserver.AuthenticationInfo) {
 	})
 }
 
+// shortenLoopback turns the configuration with which the apiserver calls itself, shared by its three parts, into an
+// in-process one: upstream's (k8s.io/apiserver/pkg/server/config_selfclient.go:33) goes through TLS to its own port. The
+// token stays, because upstream's authenticators know it.
+func (c *Component) shortenLoopback(loopback *rest.Config) {
+	own := c.ClientConfig(user.APIServerUser, user.SystemPrivilegedGroup)
+	loopback.Host, loopback.Transport = own.Host, own.Transport
+	loopback.TLSClientConfig = rest.TLSClientConfig{}
+}
+
 // get asks for path in-process as a member of system:masters and wants 200.
 func (c *Component) get(ctx context.Context, path string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://kube-apiserver.in-process"+path, nil)
