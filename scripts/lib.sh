@@ -18,7 +18,7 @@ CACHE=${KNARR_BUILD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/knarr-build}
 #   WebAssembly runtime for containerd's plugins, a test platform's probes, trace
 #   pages and documentation generators, which nobody would come to use.
 GO_TAGS=netgo,osusergo,static_build,sqlite_omit_load_extension,kustomize_disable_go_plugin_support
-GO_TAGS+=,nri_no_wasm,no_antithesis_sdk,grpcnotrace,urfave_cli_no_docs,knarr_bundle
+GO_TAGS+=,nri_no_wasm,no_antithesis_sdk,grpcnotrace,urfave_cli_no_docs
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
