@@ -59,6 +59,7 @@ func newApp(env Env, notify sdnotify.Notifier) *cli.App {
 			crictlCommand(env),
 			ctrCommand(env),
 			statusCommand(env),
+			datastoreCommand(env),
 			stopCommand(env),
 			checkConfigCommand(env),
 			uninstallCommand(env),

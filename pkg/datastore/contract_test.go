@@ -3,6 +3,7 @@ package datastore
 import (
 	"log/slog"
 	"net/url"
+	"os"
 	"testing"
 	"time"
 
@@ -29,17 +30,18 @@ func TestContract(t *testing.T) {
 	}
 }
 
-// TestContractOfEtcd runs the suite over etcd: it is what says whether the suite asks for the right things.
-func TestContractOfEtcd(t *testing.T) {
+// startEtcd runs etcd until the test ends and returns its endpoint.
+func startEtcd(t *testing.T) string {
+	t.Helper()
 	cfg := embed.NewConfig()
-	cfg.Dir, cfg.LogLevel, cfg.LogOutputs = t.TempDir(), "error", []string{"stderr"}
+	cfg.Dir, cfg.LogLevel, cfg.LogOutputs = t.TempDir(), "fatal", []string{os.DevNull}
 	local := []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
 	cfg.ListenClientUrls, cfg.ListenPeerUrls = local, local
 	e, err := embed.StartEtcd(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer e.Close()
+	t.Cleanup(e.Close)
 	select {
 	case <-e.Server.ReadyNotify():
 	case err := <-e.Err():
@@ -47,7 +49,12 @@ func TestContractOfEtcd(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("etcd not ready after 30 s")
 	}
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{e.Clients[0].Addr().String()}})
+	return "http://" + e.Clients[0].Addr().String()
+}
+
+// TestContractOfEtcd runs the suite over etcd: it is what says whether the suite asks for the right things.
+func TestContractOfEtcd(t *testing.T) {
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{startEtcd(t)}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/k3s-io/kine/pkg/server"
 )
 
 // Verify reads the whole database: SQLite's own check of its structure, then every row with its value and checksum,
@@ -27,8 +28,11 @@ type Sum struct {
 	Content  uint64 // sum of the hashes of all keys with their values
 }
 
-// own tells that a key is the store's own record, which every store makes anew: kine's two records of compactions.
-func own(key string) bool { return key == "compact_rev_key" || key == "compact_rev_key_apiserver" }
+// own tells that a key is the store's own, which every store makes anew: kine's two records of compactions, and the key
+// for health checks.
+func own(key string) bool {
+	return key == "compact_rev_key" || key == "compact_rev_key_apiserver" || key == server.HealthKey
+}
 
 // Add takes one key in, in any order.
 func (s *Sum) Add(key string, value []byte) {

@@ -1,0 +1,188 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/knarr-io/knarr/pkg/datadir"
+	"github.com/knarr-io/knarr/pkg/datastore"
+	"github.com/knarr-io/knarr/pkg/datastore/sqlite"
+)
+
+func datastoreCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name:  "datastore",
+		Usage: "Serve, inspect, compact, check and migrate the datastore by itself",
+		Subcommands: []*cli.Command{
+			{
+				Name:  "serve",
+				Usage: "Serve the etcd API alone, for tests, benchmarks and tools",
+				Description: "Clients are not asked who they are, so only a socket or a loopback address can be served.\n" +
+					"It runs until it is interrupted.",
+				Flags: append(storeFlags(), &cli.StringFlag{
+					Name: "listen", Value: "tcp://127.0.0.1:2379", Usage: "`ADDRESS`: tcp://127.0.0.1:PORT or unix:///PATH",
+				}),
+				Action: storeAction(env, serveStore),
+			},
+			{
+				Name:        "status",
+				Usage:       "Show revision and size, of a store in use or not",
+				Flags:       storeFlags(),
+				Action:      storeAction(env, storeStatus),
+				Description: "Prints one JSON object.",
+			},
+			{
+				Name:  "compact",
+				Usage: "Delete all history and give the free space back",
+				Description: "The server must be stopped when the store is SQLite. A running server needs no such help: it\n" +
+					"compacts every five minutes.",
+				Flags:  storeFlags(),
+				Action: storeAction(env, compactStore),
+			},
+			{
+				Name:  "check",
+				Usage: "Read everything and verify it, of a store in use or not",
+				Description: "Of SQLite the structure and all checksums are verified. Prints number, size and hash of what\n" +
+					"the store holds; stores of different kinds with equal contents have equal hashes. The exit\n" +
+					"code is 1 when the store is damaged.",
+				Flags:  storeFlags(),
+				Action: storeAction(env, checkStore),
+			},
+			migrateCommand(env),
+		},
+	}
+}
+
+// storeFlags name a store as the flags of `knarr server` do.
+func storeFlags() []cli.Flag {
+	file := func(name, what string) cli.Flag {
+		return &cli.StringFlag{Name: name, Usage: "`FILE`: " + what + " for the external datastore"}
+	}
+	return []cli.Flag{
+		dataDirFlag(),
+		&cli.StringFlag{
+			Name: "datastore-endpoint", EnvVars: []string{"KNARR_DATASTORE_ENDPOINT"},
+			Usage: "`URL` of an external datastore; none for SQLite in the data directory",
+		},
+		file("datastore-cafile", "CA certificate"), file("datastore-certfile", "certificate"), file("datastore-keyfile", "key"),
+	}
+}
+
+// storeAction is an action on the store that storeFlags name.
+func storeAction(env Env, f func(ctx context.Context, env Env, c *cli.Context, config datastore.Config, log *slog.Logger) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if err := noArguments(c); err != nil {
+			return err
+		}
+		config, err := storeConfig(env, c)
+		if err != nil {
+			return err
+		}
+		log := slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
+		return f(c.Context, env, c, config, log)
+	}
+}
+
+func storeConfig(env Env, c *cli.Context) (datastore.Config, error) {
+	root, err := filepath.Abs(env.path(c.String("data-dir")))
+	if err != nil {
+		return datastore.Config{}, usagef("--data-dir: %w", err)
+	}
+	return datastore.Config{
+		Endpoint: c.String("datastore-endpoint"), Dir: datadir.New(root).DB(),
+		CAFile: c.String("datastore-cafile"), CertFile: c.String("datastore-certfile"), KeyFile: c.String("datastore-keyfile"),
+	}, nil
+}
+
+func serveStore(ctx context.Context, _ Env, c *cli.Context, config datastore.Config, log *slog.Logger) error {
+	config.Listen = c.String("listen")
+	store := datastore.New(config, log)
+	if err := store.Prepare(ctx); err != nil {
+		return usagef("%w", err)
+	}
+	return store.Run(ctx, func() { log.Info("serving", "listen", config.Listen) })
+}
+
+func storeStatus(ctx context.Context, env Env, _ *cli.Context, config datastore.Config, log *slog.Logger) error {
+	st, err := datastore.Inspect(ctx, config, log)
+	if err != nil {
+		return failf("%w", err)
+	}
+	return printJSON(env, st)
+}
+
+func compactStore(ctx context.Context, env Env, _ *cli.Context, config datastore.Config, log *slog.Logger) error {
+	err := datastore.Compact(ctx, config, log)
+	if errors.Is(err, sqlite.ErrInUse) {
+		return failf("%w; it compacts by itself, or stop it first with `knarr stop`", err)
+	}
+	if err != nil {
+		return failf("%w", err)
+	}
+	return storeStatus(ctx, env, nil, config, log)
+}
+
+func checkStore(ctx context.Context, env Env, _ *cli.Context, config datastore.Config, log *slog.Logger) error {
+	sum, err := datastore.Check(ctx, config, log)
+	if err != nil {
+		return failf("%w", err)
+	}
+	return printJSON(env, sum)
+}
+
+func printJSON(env Env, v any) error {
+	encoder := json.NewEncoder(env.Stdout)
+	encoder.SetIndent("", "  ")
+	if err := encoder.Encode(v); err != nil {
+		return failf("write result: %w", err)
+	}
+	return nil
+}
+
+func migrateCommand(env Env) *cli.Command {
+	var flags []cli.Flag
+	for _, f := range storeFlags() {
+		flags = append(flags, f)
+	}
+	flags = append(flags, &cli.StringFlag{
+		Name: "to", Required: true,
+		Usage: "`URL` of the new datastore, as for --datastore-endpoint, or sqlite:// for SQLite in --to-dir",
+	}, &cli.StringFlag{Name: "to-dir", Usage: "`DIR` for a new SQLite database; the data directory's own when not given"})
+	for _, name := range []string{"cafile", "certfile", "keyfile"} {
+		flags = append(flags, &cli.StringFlag{Name: "to-" + name, Usage: "`FILE`: as --datastore-" + name + ", of the new datastore"})
+	}
+	return &cli.Command{
+		Name:  "migrate",
+		Usage: "Copy everything into another, empty datastore and verify it",
+		Description: "Servers must be stopped. The old store stays as it is; afterwards start the server with the new\n" +
+			"--datastore-endpoint, or without one for SQLite.",
+		Flags: flags,
+		Action: storeAction(env, func(ctx context.Context, env Env, c *cli.Context, config datastore.Config, log *slog.Logger) error {
+			to := datastore.Config{
+				Endpoint: c.String("to"), Dir: c.String("to-dir"),
+				CAFile: c.String("to-cafile"), CertFile: c.String("to-certfile"), KeyFile: c.String("to-keyfile"),
+			}
+			if to.Endpoint == "sqlite://" {
+				to.Endpoint = ""
+			}
+			if to.Dir == "" {
+				to.Dir = config.Dir
+			}
+			sum, err := datastore.Migrate(ctx, config, to, log)
+			if err != nil {
+				return failf("%w", err)
+			}
+			if err := printJSON(env, sum); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(env.Stderr, "Verified. The old datastore was not changed.")
+			return err
+		}),
+	}
+}
