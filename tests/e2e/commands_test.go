@@ -66,7 +66,7 @@ func TestPullWithoutRegistry(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
-	s := own(t, "status", lab.Options{})
+	s := own(t, "state", lab.Options{})
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if _, err := s.Command(ctx, "status"); exitCode(err) != 1 || !strings.Contains(err.Error(), "knarr server") {
@@ -99,7 +99,7 @@ func TestStatus(t *testing.T) {
 			t.Errorf("status knows no %s, only %v", want, names)
 		}
 	}
-	if status.PID == 0 || status.NodeName != "status" {
+	if status.PID == 0 || status.NodeName != "state" {
 		t.Errorf("pid %d, node %q", status.PID, status.NodeName)
 	}
 }
