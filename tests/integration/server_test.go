@@ -109,10 +109,13 @@ kube-apiserver-arg: [audit-log-path=/var/log/audit.log, "audit-policy-file=/etc/
 	if got := script(t, s.Host, "stat -c %a /etc/knarr/other.yaml; ls -d /var/lib/knarr /etc/knarr/knarr.yaml 2>/dev/null || true"); got != "640" {
 		t.Errorf("the kubeconfig's permissions and what should not be there: %s", got)
 	}
-	svc, err := c.CoreV1().Services("default").Get(t.Context(), "kubernetes", metav1.GetOptions{})
-	if err != nil || svc.Spec.ClusterIP != "10.96.0.1" {
-		t.Errorf("the API's Service has %v, %v", svc.Spec.ClusterIP, err)
-	}
+	eventually(t, s, "the API's own Service", func() error {
+		svc, err := c.CoreV1().Services("default").Get(t.Context(), "kubernetes", metav1.GetOptions{})
+		if err == nil && svc.Spec.ClusterIP != "10.96.0.1" {
+			err = fmt.Errorf("its address is %s", svc.Spec.ClusterIP)
+		}
+		return err
+	})
 	eventually(t, s, "the audit log", func() error {
 		_, err := s.Host.Exec(t.Context(), "grep", "-q", "services/kubernetes", "/var/log/audit.log")
 		return err
