@@ -54,6 +54,9 @@ func engines() map[string]engine {
 	}
 }
 
+// Engine names the kind of store that a configuration selects; empty if it selects none.
+func Engine(c Config) string { return engineFor(c.Endpoint).name }
+
 func engineFor(endpoint string) engine {
 	scheme, _ := splitScheme(endpoint)
 	return engines()[scheme]

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 
 	"github.com/k3s-io/kine/pkg/server"
@@ -39,7 +40,7 @@ func Migrate(ctx context.Context, from, to Config, log *slog.Logger) (Sum, error
 	log.Info("migrating", "keys", want.Keys, "bytes", want.Bytes)
 	err = while(ctx, from, log, func(ctx context.Context, _ *Component, source *clientv3.Client) error {
 		if engineFor(to.Endpoint).name == engineSQLite {
-			return migrateToSQLite(ctx, source, to)
+			return migrateToSQLite(ctx, source, to.Dir)
 		}
 		return while(ctx, to, log, func(ctx context.Context, _ *Component, target *clientv3.Client) error {
 			return migrateTo(ctx, source, target)
@@ -59,8 +60,25 @@ func Migrate(ctx context.Context, from, to Config, log *slog.Logger) (Sum, error
 	return got, nil
 }
 
-func migrateToSQLite(ctx context.Context, source *clientv3.Client, to Config) error {
-	im, err := sqlite.NewImporter(to.Dir)
+// Export writes what a store holds, as of one revision, into a new SQLite store in dir, and returns what that is. Servers
+// may be using the store meanwhile.
+func Export(ctx context.Context, from Config, dir string, log *slog.Logger) (Sum, error) {
+	var err error
+	if engineFor(from.Endpoint).name == engineSQLite {
+		_, err = sqlite.CopyDatabase(ctx, filepath.Join(from.Dir, sqlite.FileName()), filepath.Join(dir, sqlite.FileName()))
+	} else {
+		err = while(ctx, from, log, func(ctx context.Context, _ *Component, source *clientv3.Client) error {
+			return migrateToSQLite(ctx, source, dir)
+		})
+	}
+	if err != nil {
+		return Sum{}, fmt.Errorf("export datastore: %w", err)
+	}
+	return Check(ctx, Config{Dir: dir}, log)
+}
+
+func migrateToSQLite(ctx context.Context, source *clientv3.Client, dir string) error {
+	im, err := sqlite.NewImporter(dir)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ const (
 	notifyInterval = 5 * time.Second
 	// maxRequestBytes is etcd's limit for a request, 1.5 MiB, plus what gRPC adds (etcd server/embed/config.go).
 	maxRequestBytes = 1536*1024 + 512*1024
-	stopGrace       = 2 * time.Second
+	stopGrace       = 300 * time.Millisecond
 )
 
 // serve answers etcd calls until ctx ends.

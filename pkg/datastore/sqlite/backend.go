@@ -70,11 +70,13 @@ type Backend struct {
 	queue   queue
 	w       writer
 
-	started atomic.Bool
-	stop    chan struct{}
-	failed  chan struct{}
-	failure error // set before failed is closed
-	wg      sync.WaitGroup
+	started  atomic.Bool
+	closing  sync.Once
+	closeErr error
+	stop     chan struct{}
+	failed   chan struct{}
+	failure  error // set before failed is closed
+	wg       sync.WaitGroup
 }
 
 var _ server.Backend = (*Backend)(nil)
@@ -167,10 +169,13 @@ func (b *Backend) fail(err error) {
 	close(b.failed)
 }
 
-// Close ends the store. Calls made after it fail.
+// Close ends the store. Calls made after it fail; a second Close does nothing more.
 func (b *Backend) Close() error {
-	b.halt()
-	return b.closeFiles()
+	b.closing.Do(func() {
+		b.halt()
+		b.closeErr = b.closeFiles()
+	})
+	return b.closeErr
 }
 
 // halt ends everything but the files.

@@ -1,0 +1,258 @@
+package backup
+
+import (
+	"archive/tar"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+
+	"filippo.io/age"
+	"github.com/klauspost/compress/zstd"
+)
+
+// archive writes a backup: tar in zstd, in age if encrypted.
+type archive struct {
+	ctx   context.Context
+	tar   *tar.Writer
+	close []io.Closer // from the inside out
+	sums  map[string]string
+}
+
+func newArchive(ctx context.Context, w io.Writer, passphrase []byte) (*archive, error) {
+	a := &archive{ctx: ctx, sums: map[string]string{}}
+	if len(passphrase) > 0 {
+		recipient, err := age.NewScryptRecipient(string(passphrase))
+		if err != nil {
+			return nil, fmt.Errorf("encrypt: %w", err)
+		}
+		sealed, err := age.Encrypt(w, recipient)
+		if err != nil {
+			return nil, fmt.Errorf("encrypt: %w", err)
+		}
+		a.close = append(a.close, sealed)
+		w = sealed
+	}
+	z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return nil, fmt.Errorf("compress: %w", err)
+	}
+	a.tar = tar.NewWriter(z)
+	a.close = append([]io.Closer{a.tar, z}, a.close...)
+	return a, nil
+}
+
+// add writes a file from memory.
+func (a *archive) add(name string, content []byte) error {
+	if err := a.tar.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: int64(len(content)), Format: tar.FormatPAX}); err != nil {
+		return err
+	}
+	sum := sha256.Sum256(content)
+	a.sums[name] = hex.EncodeToString(sum[:])
+	_, err := a.tar.Write(content)
+	return err
+}
+
+// addTree writes a directory under a name; one that is not there is left out, and so is what leaveOut names.
+func (a *archive) addTree(name, dir, leaveOut string) error {
+	if _, err := os.Lstat(dir); dir == "" || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if p == leaveOut {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if err := a.ctx.Err(); err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(dir, p)
+		if err != nil {
+			return err
+		}
+		return a.addFile(path.Join(name, filepath.ToSlash(rel)), p, d)
+	})
+}
+
+func (a *archive) addFile(name, file string, d fs.DirEntry) error {
+	fi, err := d.Info()
+	if err != nil {
+		return err
+	}
+	link := ""
+	switch {
+	case fi.Mode().Type() == fs.ModeSymlink:
+		if link, err = os.Readlink(file); err != nil {
+			return err
+		}
+	case !fi.IsDir() && !fi.Mode().IsRegular():
+		return nil // sockets are made anew
+	}
+	h, err := tar.FileInfoHeader(fi, link)
+	if err != nil {
+		return err
+	}
+	h.Name, h.Format = name, tar.FormatPAX
+	if err := a.tar.WriteHeader(h); err != nil || !fi.Mode().IsRegular() {
+		return err
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	// The header tells the size: a file that grows meanwhile is taken as it was, one that shrinks is an error.
+	if _, err := io.CopyN(io.MultiWriter(a.tar, sum), f, fi.Size()); err != nil {
+		return fmt.Errorf("read %s: %w", file, err)
+	}
+	a.sums[name] = hex.EncodeToString(sum.Sum(nil))
+	return nil
+}
+
+// finish writes the checksums, which make the archive complete.
+func (a *archive) finish() error {
+	sums, err := json.Marshal(a.sums)
+	if err != nil {
+		return err
+	}
+	if err := a.add(nameSums, sums); err != nil {
+		return err
+	}
+	for _, c := range a.close {
+		if err := c.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ErrPassphrase is returned for an encrypted backup without the right passphrase.
+var ErrPassphrase = errors.New("it is encrypted: the right passphrase is needed")
+
+// readArchive unpacks a backup into dir, checks that all of it is there, and returns its description.
+func readArchive(ctx context.Context, f io.ReadSeeker, dir string, passphrase []byte) (description []byte, err error) {
+	r, err := open(f, passphrase)
+	if err != nil {
+		return nil, err
+	}
+	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return nil, err
+	}
+	defer z.Close()
+	t := tar.NewReader(z)
+	sums, want := map[string]string{}, map[string]string(nil)
+	for want == nil {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		h, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return nil, fmt.Errorf("it is damaged or cut off: %w", err)
+		}
+		switch h.Name {
+		case nameSums:
+			if err := json.NewDecoder(t).Decode(&want); err != nil {
+				return nil, fmt.Errorf("it is damaged: %w", err)
+			}
+			continue
+		case nameInfo:
+			if description, err = io.ReadAll(io.LimitReader(t, 1<<20)); err != nil {
+				return nil, err
+			}
+			sum := sha256.Sum256(description)
+			sums[nameInfo] = hex.EncodeToString(sum[:])
+			continue
+		}
+		sum, err := unpack(t, h, dir)
+		if err != nil {
+			return nil, err
+		}
+		if h.Typeflag == tar.TypeReg {
+			sums[h.Name] = sum
+		}
+	}
+	if !maps.Equal(sums, want) {
+		return nil, errors.New("it is damaged: checksums do not match")
+	}
+	return description, nil
+}
+
+// open takes the encryption off, if there is any.
+func open(f io.ReadSeeker, passphrase []byte) (io.Reader, error) {
+	var magic [4]byte
+	if _, err := io.ReadFull(f, magic[:]); err != nil {
+		return nil, fmt.Errorf("it is damaged or cut off: %w", err)
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	if string(magic[:]) != "age-" {
+		return f, nil
+	}
+	if len(passphrase) == 0 {
+		return nil, ErrPassphrase
+	}
+	identity, err := age.NewScryptIdentity(string(passphrase))
+	if err != nil {
+		return nil, err
+	}
+	r, err := age.Decrypt(f, identity)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrPassphrase, err)
+	}
+	return r, nil
+}
+
+// unpack writes one entry, with its mode and owner, and returns its checksum.
+func unpack(t *tar.Reader, h *tar.Header, dir string) (string, error) {
+	to, err := within(dir, h.Name)
+	if err != nil {
+		return "", err
+	}
+	mode := h.FileInfo().Mode().Perm()
+	sum := sha256.New()
+	switch h.Typeflag {
+	case tar.TypeDir:
+		err = os.MkdirAll(to, mode|0o700)
+	case tar.TypeSymlink:
+		err = os.Symlink(h.Linkname, to)
+	case tar.TypeReg:
+		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+			return "", err
+		}
+		err = writeFile(to, io.TeeReader(t, sum), mode)
+	default:
+		err = fmt.Errorf("entry %q has an unknown type", h.Name)
+	}
+	if err == nil && os.Geteuid() == 0 {
+		err = os.Lchown(to, h.Uid, h.Gid)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), err
+}
+
+func writeFile(to string, r io.Reader, mode fs.FileMode) error {
+	f, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Sync(), f.Close())
+}

@@ -1,0 +1,224 @@
+// Package backup puts all that a server cannot do without into one file, and gets it out again: the datastore, the
+// certificate authorities and other credentials, the token, the manifests and the configuration.
+//
+// A backup is a tar archive, compressed with zstd and, when asked, encrypted with age for a passphrase. It begins with
+// a description and ends with the checksums of everything in it, so that one that was cut off is never taken for whole.
+// The datastore in it is a SQLite database, whatever engine it came from.
+//
+// It does not back up volumes of pods, images or containers: those are the nodes', not the server's.
+//
+// Nothing here runs by itself but [Scheduler], which stops between two backups or by giving up the one at work; an
+// unfinished backup leaves no file.
+package backup
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/knarr-io/knarr/pkg/datastore"
+	"github.com/knarr-io/knarr/pkg/version"
+)
+
+// Source says what to back up.
+type Source struct {
+	// DataDir is knarr's data directory, of which everything below server but the database's own directory is taken.
+	DataDir string
+	// ConfigDir is /etc/knarr. It need not exist.
+	ConfigDir string
+	// Datastore is the store, which may be in use.
+	Datastore datastore.Config
+	Log       *slog.Logger
+}
+
+// format is the version of the archive's layout.
+const format = 1
+
+// Info describes a backup.
+type Info struct {
+	Format    int           `json:"format"`
+	Created   time.Time     `json:"created"`
+	Version   string        `json:"version"` // of knarr
+	Engine    string        `json:"engine"`  // the datastore was kept in
+	Datastore datastore.Sum `json:"datastore"`
+}
+
+// names in the archive
+const (
+	nameInfo   = "backup.json"
+	nameSums   = "checksums.json" // last
+	dirServer  = "server"         // data-dir/server
+	dirConfig  = "config"         // /etc/knarr
+	dirStore   = "server/db"      // the database
+	fileSuffix = ".knarr-backup"
+)
+
+// Create writes a backup to a new file, whole or not at all. A passphrase that is not empty encrypts it.
+func Create(ctx context.Context, s Source, file string, passphrase []byte) (info Info, err error) {
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		return info, fmt.Errorf("create backup %s: the file exists (%v)", file, err)
+	}
+	// Beside the target: it has the space, and the last step is a rename.
+	tmp, err := os.MkdirTemp(filepath.Dir(file), ".knarr-backup-")
+	if err != nil {
+		return info, fmt.Errorf("make directory for unfinished backup: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
+	info = Info{Format: format, Created: time.Now().UTC().Truncate(time.Second), Version: version.Version, Engine: datastore.Engine(s.Datastore)}
+	if info.Datastore, err = datastore.Export(ctx, s.Datastore, tmp, s.Log); err != nil {
+		return info, err
+	}
+	unfinished := filepath.Join(tmp, "backup")
+	f, err := os.OpenFile(unfinished, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return info, fmt.Errorf("create backup: %w", err)
+	}
+	err = errors.Join(writeArchive(ctx, f, s, info, tmp, passphrase), f.Sync(), f.Close())
+	if err != nil {
+		return info, fmt.Errorf("write backup: %w", err)
+	}
+	if err := os.Rename(unfinished, file); err != nil {
+		return info, fmt.Errorf("put backup in place: %w", err)
+	}
+	return info, syncDir(filepath.Dir(file))
+}
+
+func writeArchive(ctx context.Context, w io.Writer, s Source, info Info, store string, passphrase []byte) error {
+	a, err := newArchive(ctx, w, passphrase)
+	if err != nil {
+		return err
+	}
+	description, err := json.MarshalIndent(info, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := a.add(nameInfo, description); err != nil {
+		return err
+	}
+	for _, part := range []struct{ name, dir, leaveOut string }{
+		{dirServer, filepath.Join(s.DataDir, "server"), filepath.Join(s.DataDir, "server", "db")},
+		{dirConfig, s.ConfigDir, ""},
+		{dirStore, store, filepath.Join(store, "backup")},
+	} {
+		if err := a.addTree(part.name, part.dir, part.leaveOut); err != nil {
+			return err
+		}
+	}
+	return a.finish()
+}
+
+// Verify reads a whole backup and checks it: every checksum, and the database in it as `knarr datastore check` does.
+func Verify(ctx context.Context, file string, passphrase []byte) (Info, error) {
+	tmp, err := os.MkdirTemp("", "knarr-backup-verify-")
+	if err != nil {
+		return Info{}, fmt.Errorf("make directory to verify backup in: %w", err)
+	}
+	info, err := extract(ctx, file, tmp, passphrase)
+	return info, errors.Join(err, os.RemoveAll(tmp))
+}
+
+// extract unpacks a backup into a directory and checks everything.
+func extract(ctx context.Context, file, dir string, passphrase []byte) (info Info, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return info, fmt.Errorf("open backup: %w", err)
+	}
+	defer f.Close()
+	description, err := readArchive(ctx, f, dir, passphrase)
+	if err != nil {
+		return info, fmt.Errorf("read backup %s: %w", file, err)
+	}
+	if err := json.Unmarshal(description, &info); err != nil {
+		return info, fmt.Errorf("read backup %s: its description: %w", file, err)
+	}
+	if info.Format != format {
+		return info, fmt.Errorf("read backup %s: it has format %d, this program knows %d: use knarr %s", file, info.Format, format, info.Version)
+	}
+	sum, err := datastore.Check(ctx, datastore.Config{Dir: filepath.Join(dir, dirStore)}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return info, fmt.Errorf("check the datastore in backup %s: %w", file, err)
+	}
+	if sum != info.Datastore {
+		return info, fmt.Errorf("check the datastore in backup %s: it has %+v, its description says %+v", file, sum, info.Datastore)
+	}
+	return info, nil
+}
+
+// File is a backup in a directory of backups.
+type File struct {
+	Path    string    `json:"path"`
+	Created time.Time `json:"created"` // from its name
+	Bytes   int64     `json:"bytes"`
+}
+
+// Name returns the name for a backup made at a time.
+func Name(t time.Time) string { return "knarr-" + t.UTC().Format("20060102T150405Z") + fileSuffix }
+
+// List returns the backups in a directory, the newest first. A directory that is not there has none.
+func List(dir string) ([]File, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list backups: %w", err)
+	}
+	var out []File
+	for _, e := range entries {
+		stamp, ok := strings.CutSuffix(e.Name(), fileSuffix)
+		created, perr := time.Parse("knarr-20060102T150405Z", stamp)
+		if !ok || perr != nil || !e.Type().IsRegular() {
+			continue
+		}
+		fi, err := e.Info()
+		if err != nil {
+			return nil, fmt.Errorf("list backups: %w", err)
+		}
+		out = append(out, File{Path: filepath.Join(dir, e.Name()), Created: created, Bytes: fi.Size()})
+	}
+	slices.SortFunc(out, func(a, b File) int { return b.Created.Compare(a.Created) })
+	return out, nil
+}
+
+// Prune removes all but the newest backups of a directory and returns what it removed. keep must be at least one.
+func Prune(dir string, keep int) ([]File, error) {
+	if keep < 1 {
+		return nil, fmt.Errorf("prune backups: keep %d: at least one has to stay", keep)
+	}
+	files, err := List(dir)
+	if err != nil || len(files) <= keep {
+		return nil, err
+	}
+	for i, f := range files[keep:] {
+		if err := os.Remove(f.Path); err != nil {
+			return files[keep : keep+i], fmt.Errorf("prune backups: %w", err)
+		}
+	}
+	return files[keep:], nil
+}
+
+// within joins a name of the archive to a directory, and refuses one that leads out of it.
+func within(dir, name string) (string, error) {
+	if !filepath.IsLocal(name) || path.Clean(name) != name {
+		return "", fmt.Errorf("entry %q leads out of the archive", name)
+	}
+	return filepath.Join(dir, filepath.FromSlash(name)), nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync directory: %w", err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("sync directory %s: %w", dir, err)
+	}
+	return nil
+}

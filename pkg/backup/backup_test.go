@@ -1,0 +1,272 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/knarr-io/knarr/pkg/datastore"
+	"github.com/knarr-io/knarr/pkg/datastore/sqlite"
+)
+
+// host is a server's files.
+type host struct{ data, config string }
+
+func newHost(t *testing.T) host {
+	t.Helper()
+	root := t.TempDir()
+	return host{filepath.Join(root, "var"), filepath.Join(root, "etc")}
+}
+
+func (h host) source() Source {
+	return Source{
+		DataDir: h.data, ConfigDir: h.config, Log: slog.New(slog.DiscardHandler),
+		Datastore: datastore.Config{Dir: filepath.Join(h.data, "server/db")},
+	}
+}
+
+func (h host) write(t *testing.T, name, content string, mode fs.FileMode) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte(content), mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fill makes a server with a store that stays open until the test ends.
+func (h host) fill(t *testing.T) *sqlite.Backend {
+	t.Helper()
+	h.write(t, filepath.Join(h.data, "server/tls/ca.key"), "secret", 0o600)
+	h.write(t, filepath.Join(h.data, "server/tls/ca.crt"), "public", 0o644)
+	h.write(t, filepath.Join(h.data, "server/manifests/app.yaml"), "kind: List", 0o600)
+	h.write(t, filepath.Join(h.data, "server/token"), "K10...", 0o600)
+	h.write(t, filepath.Join(h.config, "config.yaml"), "node-name: one\n", 0o600)
+	if err := os.Symlink("token", filepath.Join(h.data, "server/node-token")); err != nil {
+		t.Fatal(err)
+	}
+	db := filepath.Join(h.data, "server/db")
+	if err := os.MkdirAll(db, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b, err := sqlite.Open(db, sqlite.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	for i := range 100 {
+		if _, err := b.Create(t.Context(), fmt.Sprint("/registry/", i), []byte(strings.Repeat("v", i*100)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b
+}
+
+// check requires that the host has what fill made.
+func (h host) check(t *testing.T) {
+	t.Helper()
+	for name, want := range map[string]string{
+		"server/tls/ca.key": "secret", "server/manifests/app.yaml": "kind: List", "server/token": "K10...", "server/node-token": "K10...",
+	} {
+		if got, err := os.ReadFile(filepath.Join(h.data, name)); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if fi, err := os.Stat(filepath.Join(h.data, "server/tls/ca.key")); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("mode of the key: %v, %v", fi.Mode(), err)
+	}
+	sum, err := datastore.Check(t.Context(), h.source().Datastore, slog.New(slog.DiscardHandler))
+	if err != nil || sum.Keys != 100 {
+		t.Errorf("datastore: %+v, %v", sum, err)
+	}
+}
+
+func TestBackupOfARunningServerAndRestore(t *testing.T) {
+	for _, passphrase := range []string{"", "correct horse"} {
+		t.Run("passphrase="+passphrase, func(t *testing.T) {
+			h := newHost(t)
+			h.fill(t)
+			file := filepath.Join(t.TempDir(), "b")
+			info, err := Create(t.Context(), h.source(), file, []byte(passphrase))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if fi, err := os.Stat(file); err != nil || fi.Mode().Perm() != 0o600 {
+				t.Errorf("backup: %v, %v; want mode 0600", fi, err)
+			}
+			if left, err := os.ReadDir(filepath.Dir(file)); err != nil || len(left) != 1 {
+				t.Errorf("left beside the backup: %v, %v", left, err)
+			}
+			if got, err := Verify(t.Context(), file, []byte(passphrase)); err != nil || got != info || got.Datastore.Keys != 100 {
+				t.Errorf("Verify: %+v, %v", got, err)
+			}
+			if passphrase != "" {
+				for _, wrong := range []string{"", "wrong"} {
+					if _, err := Verify(t.Context(), file, []byte(wrong)); !errors.Is(err, ErrPassphrase) {
+						t.Errorf("Verify with passphrase %q: %v", wrong, err)
+					}
+				}
+				if data, err := os.ReadFile(file); err != nil || strings.Contains(string(data), "K10") {
+					t.Errorf("the token can be read in the backup (%v)", err)
+				}
+			}
+			if _, err := Create(t.Context(), h.source(), file, nil); err == nil {
+				t.Error("an existing backup was overwritten")
+			}
+			next := newHost(t)
+			done, err := Restore(t.Context(), file, Target{DataDir: next.data, ConfigDir: next.config}, []byte(passphrase))
+			if err != nil || done.Previous != "" || done.Config != next.config {
+				t.Fatalf("Restore: %+v, %v", done, err)
+			}
+			next.check(t)
+			if got, err := os.ReadFile(filepath.Join(next.config, "config.yaml")); err != nil || string(got) != "node-name: one\n" {
+				t.Errorf("config: %q, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestRestoreKeepsWhatWasThere(t *testing.T) {
+	h := newHost(t)
+	b := h.fill(t)
+	file := filepath.Join(t.TempDir(), "b")
+	if _, err := Create(t.Context(), h.source(), file, nil); err != nil {
+		t.Fatal(err)
+	}
+	target := Target{DataDir: h.data, ConfigDir: h.config}
+	if _, err := Restore(t.Context(), file, target, nil); !errors.Is(err, sqlite.ErrInUse) {
+		t.Errorf("Restore under a running server: %v", err)
+	}
+	if _, err := b.Create(t.Context(), "/registry/later", []byte("x"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.write(t, filepath.Join(h.config, "config.yaml"), "node-name: two\n", 0o600)
+	done, err := Restore(t.Context(), file, target, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.check(t)
+	old, err := datastore.Check(t.Context(), datastore.Config{Dir: filepath.Join(done.Previous, "db")}, slog.New(slog.DiscardHandler))
+	if err != nil || old.Keys != 101 {
+		t.Errorf("what was there before: %+v, %v", old, err)
+	}
+	if got, err := os.ReadFile(filepath.Join(h.config, "config.yaml")); err != nil || string(got) != "node-name: two\n" {
+		t.Errorf("config was changed: %q, %v", got, err)
+	}
+	if got, err := os.ReadFile(filepath.Join(done.Config, "config.yaml")); err != nil || string(got) != "node-name: one\n" {
+		t.Errorf("config of the backup: %q, %v", got, err)
+	}
+	if _, err := os.Stat(filepath.Join(h.data, "restoring")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("left behind: %v", err)
+	}
+}
+
+// TestDamagedBackupsAreRefused changes and cuts a backup at many places; nothing may be touched then.
+func TestDamagedBackupsAreRefused(t *testing.T) {
+	h := newHost(t)
+	h.fill(t)
+	file := filepath.Join(t.TempDir(), "b")
+	if _, err := Create(t.Context(), h.source(), file, nil); err != nil {
+		t.Fatal(err)
+	}
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := filepath.Join(t.TempDir(), "bad")
+	for i := range 40 {
+		data := append([]byte(nil), good...)
+		at := i * len(good) / 40
+		if i%2 == 0 {
+			data[at] ^= 0x5a
+		} else {
+			data = data[:at]
+		}
+		if err := os.WriteFile(bad, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		next := newHost(t)
+		if _, err := Restore(t.Context(), bad, Target{DataDir: next.data, ConfigDir: next.config}, nil); err == nil {
+			t.Errorf("a backup damaged at byte %d of %d was restored", at, len(good))
+		}
+		if left, err := os.ReadDir(next.data); err != nil || len(left) != 0 {
+			t.Errorf("left behind: %v, %v", left, err)
+		}
+	}
+}
+
+func TestPruneKeepsTheNewest(t *testing.T) {
+	dir := t.TempDir()
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for i := range 5 {
+		if err := os.WriteFile(filepath.Join(dir, Name(at.Add(time.Duration(i)*time.Hour))), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Prune(dir, 0); err == nil {
+		t.Error("all backups could be removed")
+	}
+	removed, err := Prune(dir, 2)
+	if err != nil || len(removed) != 3 {
+		t.Errorf("removed %v, %v", removed, err)
+	}
+	left, err := List(dir)
+	if err != nil || len(left) != 2 || !left[0].Created.Equal(at.Add(4*time.Hour)) {
+		t.Errorf("left %v, %v", left, err)
+	}
+	if none, err := List(filepath.Join(dir, "missing")); err != nil || len(none) != 0 {
+		t.Errorf("a missing directory lists %v, %v", none, err)
+	}
+}
+
+func TestSchedulerCountsFromTheNewestBackup(t *testing.T) {
+	dir := t.TempDir()
+	x := NewScheduler(Schedule{Dir: dir, Every: 12 * time.Hour, Keep: 2}, slog.New(slog.DiscardHandler))
+	now := time.Now().Truncate(time.Second)
+	if wait := x.next(now); wait != 0 {
+		t.Errorf("the first backup is due in %v", wait)
+	}
+	if err := os.WriteFile(filepath.Join(dir, Name(now.Add(-5*time.Hour))), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if wait := x.next(now); wait != 7*time.Hour {
+		t.Errorf("the next backup is due in %v, want 7h", wait)
+	}
+}
+
+func TestSchedulerMakesBackups(t *testing.T) {
+	h := newHost(t)
+	h.fill(t)
+	dir := filepath.Join(t.TempDir(), "backups")
+	x := NewScheduler(Schedule{Source: h.source(), Dir: dir, Every: time.Hour, Keep: 1}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- x.Run(ctx, func() {}) }()
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		if files, err := List(dir); err == nil && len(files) == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no backup after 30 s")
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
