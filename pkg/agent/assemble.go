@@ -42,10 +42,10 @@ func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	if n.Cluster.KubeProxy {
-		g.Add(proxy, lifecycle.After(api.Ready, helpers))
+	node, err := kubelet.New(n.kubelet(), api.Kubelet)
+	if err != nil {
+		return err
 	}
-
 	before := []lifecycle.Ref{api.Ready, helpers}
 	if !n.Runtime.External() {
 		g.Add(registry.NewWatcher(n.registries(), log), lifecycle.After(api.Base))
@@ -53,8 +53,11 @@ func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
 		pause := g.Add(n.bundledImages(), lifecycle.After(runtime))
 		before = append(before, g.Add(images.New(n.images(), log), lifecycle.After(pause)))
 	}
-	running := g.Add(kubelet.New(n.kubelet(), api.Kubelet), lifecycle.After(before...))
-	g.Add(n.announcer(api), lifecycle.After(api.Ready))
+	running := g.Add(node, lifecycle.After(before...))
+	registered := g.Add(n.announcer(api), lifecycle.After(api.Ready))
+	if n.Cluster.KubeProxy { // it would look for the Node once a second
+		g.Add(proxy, lifecycle.After(registered, helpers))
+	}
 	if n.Cluster.Network.FlannelBackend != config.FlannelNone {
 		g.Add(flannel.New(n.flannel(), api.Client, api.Informers), lifecycle.After(running))
 	}

@@ -82,6 +82,7 @@ func (n Node) containerd() containerd.Config {
 		PauseImage:       n.Cluster.PauseImage,
 		Shim:             helpers.Bin + "/containerd-shim-runc-v2",
 		Runc:             helpers.Bin + "/runc",
+		RuncState:        filepath.Join(n.Run.Root(), "runc"),
 		CNIBin:           helpers.CNI,
 		CNIConfig:        n.Dir.CNIConfig(),
 		RegistryConfig:   n.Dir.RegistryConfig(),
@@ -120,6 +121,8 @@ func (n Node) kubelet() kubelet.Config {
 		ServingCert:           n.Keys.LeafPair(pki.KubeletServing).Cert,
 		ServingKey:            n.Keys.LeafPair(pki.KubeletServing).Key,
 		RootDir:               kubeletRoot,
+		FlexVolumeDir:         n.flexVolumes(),
+		IPTables:              !n.Host.NFTables,
 		CertDir:               filepath.Join(n.Dir.Agent(), "kubelet"),
 		DropInDir:             n.Dir.KubeletConfig(),
 		StaticPodDir:          n.Dir.PodManifests(),
@@ -152,6 +155,9 @@ func (n Node) runtimeEndpoint() string {
 	}
 	return "unix://" + n.Run.ContainerdSocket()
 }
+
+// flexVolumes is where users of FlexVolume put their drivers, as --kubelet-arg=volume-plugin-dir may move it.
+func (n Node) flexVolumes() string { return filepath.Join(n.Dir.Agent(), "flexvolume") }
 
 // resolvConf is what the kubelet gives pods that want the host's resolvers: the user's choice, the host's, or nothing.
 func (n Node) resolvConf() string {

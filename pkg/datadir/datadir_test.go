@@ -193,20 +193,23 @@ func TestNotADirectory(t *testing.T) {
 
 func TestNodeID(t *testing.T) {
 	d := New(t.TempDir())
-	first, err := d.EnsureNodeID()
+	first, err := d.ReadNodeID()
+	if err == nil {
+		err = d.KeepNodeID(first)
+	}
 	if err != nil || len(first) != 8 {
 		t.Fatalf("%q, %v", first, err)
 	}
-	if again, err := d.EnsureNodeID(); err != nil || again != first {
+	if again, err := d.ReadNodeID(); err != nil || again != first {
 		t.Errorf("%q, %v, want %q", again, err, first)
 	}
-	if other, err := New(t.TempDir()).EnsureNodeID(); err != nil || other == first {
+	if other, err := New(t.TempDir()).ReadNodeID(); err != nil || other == first {
 		t.Errorf("another data-dir has %q, %v", other, err)
 	}
 	if err := os.WriteFile(d.NodeID(), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if id, err := d.EnsureNodeID(); err == nil || !strings.Contains(err.Error(), d.NodeID()) {
+	if id, err := d.ReadNodeID(); err == nil || !strings.Contains(err.Error(), d.NodeID()) {
 		t.Errorf("damaged: %q, %v", id, err)
 	}
 }

@@ -14,9 +14,9 @@ import (
 	"github.com/knarr-io/knarr/pkg/atomicfile"
 )
 
-// EnsureNodeID is the node's id, eight hexadecimal digits, drawn at random when
-// it is first asked for and kept in [Dir.NodeID]. The caller holds the [Lock].
-func (d Dir) EnsureNodeID() (string, error) {
+// ReadNodeID is the node's id, eight hexadecimal digits: the one kept in
+// [Dir.NodeID], or a random one, which [Dir.KeepNodeID] is to keep.
+func (d Dir) ReadNodeID() (string, error) {
 	data, err := os.ReadFile(d.NodeID())
 	if err == nil {
 		id := strings.TrimSpace(string(data))
@@ -32,12 +32,17 @@ func (d Dir) EnsureNodeID() (string, error) {
 	if _, err := rand.Read(raw[:]); err != nil {
 		return "", fmt.Errorf("draw node id: %w", err)
 	}
-	id := hex.EncodeToString(raw[:])
+	return hex.EncodeToString(raw[:]), nil
+}
+
+// KeepNodeID makes id the node's for all later starts. The caller holds the
+// [Lock].
+func (d Dir) KeepNodeID(id string) error {
 	if err := atomicfile.MkdirAll(filepath.Dir(d.NodeID()), dirMode); err != nil {
-		return "", fmt.Errorf("write node id: %w", err)
+		return fmt.Errorf("write node id: %w", err)
 	}
 	if err := atomicfile.Write(d.NodeID(), []byte(id+"\n"), stampMode); err != nil {
-		return "", fmt.Errorf("write node id: %w", err)
+		return fmt.Errorf("write node id: %w", err)
 	}
-	return id, nil
+	return nil
 }

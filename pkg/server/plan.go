@@ -22,7 +22,9 @@ type Plan struct {
 	Dir      datadir.Dir
 	Run      datadir.Run
 	NodeName string
-	Host     host.Host
+	// NodeID is the end of NodeName with --with-node-id, else empty.
+	NodeID string
+	Host   host.Host
 	// HostIPs are the host's own addresses, at most one for each family.
 	HostIPs []netip.Addr
 	// HostResolvConf is the host's resolv.conf that pods can use; empty when there is none.

@@ -3,11 +3,13 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -20,6 +22,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/logging"
+	"github.com/knarr-io/knarr/pkg/registry"
 	"github.com/knarr-io/knarr/pkg/sdnotify"
 	"github.com/knarr-io/knarr/pkg/upstream/globals"
 	"github.com/knarr-io/knarr/pkg/upstream/host"
@@ -34,15 +37,13 @@ type Process struct {
 	Start  time.Time
 }
 
-// Run runs a server until ctx ends or a component fails.
+// Run runs a server until ctx ends or a component fails. What can be found wrong in the configuration is found before
+// anything is written.
 func Run(ctx context.Context, c config.Server, proc Process) (err error) {
-	dir := datadir.New(c.DataDir)
-	lock, err := dir.Open(version.Version)
-	if err != nil {
-		return err
+	if os.Geteuid() != 0 {
+		return errors.New("knarr server must run as root: it mounts, makes network links and cgroups; use sudo")
 	}
-	defer func() { err = errors.Join(err, lock.Close()) }()
-	plan, err := newPlan(c, dir)
+	plan, err := newPlan(c)
 	if err != nil {
 		return err
 	}
@@ -55,9 +56,6 @@ func Run(ctx context.Context, c config.Server, proc Process) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closer.Close()) }()
-	if err := globals.Apply(plan.globals(handler)); err != nil {
-		return err
-	}
 
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -68,28 +66,50 @@ func Run(ctx context.Context, c config.Server, proc Process) (err error) {
 	if desk.store, err = Assemble(g, base, plan, log); err != nil {
 		return err
 	}
-	if err := globals.ApplyFeatureGates(); err != nil { // all arguments are parsed now
+
+	lock, err := plan.Dir.Open(version.Version)
+	if err != nil {
 		return err
 	}
-	if err := boot.Begin(g.Status); err != nil {
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	settings := plan.globals(handler)
+	settings.Exit = func(code int) {
+		stop(fmt.Errorf("%w with code %d", errFatal, code))
+		runtime.Goexit() // whoever called this expects not to go on
+	}
+	if err := errors.Join(plan.keepNodeID(), globals.Apply(settings), globals.ApplyFeatureGates(), boot.Begin(g.Status)); err != nil {
 		return err
 	}
-	return desk.run(ctx)
+	if err := desk.run(ctx); err != nil {
+		return err
+	}
+	if cause := context.Cause(ctx); errors.Is(cause, errFatal) {
+		return cause
+	}
+	return nil
 }
+
+// errFatal is the end of a process that an upstream component asked for; the log has its reason.
+var errFatal = errors.New("an upstream component called for the end of the process")
 
 var errStopped = errors.New("knarr stop")
 
-// newPlan finds out what the configuration leaves to the host.
-func newPlan(c config.Server, dir datadir.Dir) (Plan, error) {
-	p := Plan{Server: c, Dir: dir, Run: datadir.NewRun(datadir.DefaultRun)}
-	id := ""
+// newPlan finds out what the configuration leaves to the host, and changes nothing.
+func newPlan(c config.Server) (Plan, error) {
+	p := Plan{Server: c, Dir: datadir.New(c.DataDir), Run: datadir.NewRun(datadir.DefaultRun)}
+	if err := p.Dir.Check(version.Version); err != nil {
+		return Plan{}, err
+	}
+	if _, err := registry.Load(c.Runtime.PrivateRegistry); err != nil {
+		return Plan{}, err
+	}
 	var err error
 	if c.Node.WithID {
-		if id, err = dir.EnsureNodeID(); err != nil {
+		if p.NodeID, err = p.Dir.ReadNodeID(); err != nil {
 			return Plan{}, err
 		}
 	}
-	p.NodeName = c.NodeName(id)
+	p.NodeName = c.NodeName(p.NodeID)
 	if p.Host, err = host.Find(); err != nil {
 		return Plan{}, err
 	}
@@ -98,6 +118,14 @@ func newPlan(c config.Server, dir datadir.Dir) (Plan, error) {
 	}
 	p.HostResolvConf, _ = host.ResolvConf()
 	return p, nil
+}
+
+// keepNodeID makes the id in the node's name last.
+func (p Plan) keepNodeID() error {
+	if p.NodeID == "" {
+		return nil
+	}
+	return p.Dir.KeepNodeID(p.NodeID)
 }
 
 // gcPercent trades a little CPU at start for a smaller heap at rest; docs/performance.md has the figures.

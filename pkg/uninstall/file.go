@@ -43,7 +43,7 @@ func (f *finder) places() ([]place, error) {
 		{path: f.path("var/lib/cni/flannel"), shared: true},
 	}
 	for _, pattern := range []place{
-		{path: "var/lib/cni/results/cbr0-*", shared: true}, {path: "var/lib/cni/results/knarr-*"},
+		{path: "var/lib/cni/results/cbr0-*", shared: true}, {path: "var/lib/cni/results/cni-loopback-*", shared: true}, {path: "var/lib/cni/results/knarr-*"},
 		{path: "etc/cni/net.d/*knarr*"}, {path: "var/log/knarr.log*"}, {path: "var/log/knarr/*.log*"},
 	} {
 		// The patterns are constant, so Glob cannot fail.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -51,6 +52,20 @@ func New(c Config, etcdDial func() Dial) (*Component, error) {
 
 // Name is "kube-apiserver".
 func (*Component) Name() string { return "kube-apiserver" }
+
+// Prepare looks whether the port is free, so that a port taken is found before anything is started.
+func (c *Component) Prepare(context.Context) error {
+	serving := c.options.SecureServing
+	address := net.JoinHostPort(serving.BindAddress.String(), strconv.Itoa(serving.BindPort))
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("listen for the API: %w; choose another with --https-listen-port or --bind-address, or end what uses it (knarr check-config names it)", err)
+	}
+	if err := l.Close(); err != nil {
+		return fmt.Errorf("stop listening on %s: %w", address, err)
+	}
+	return nil
+}
 
 // Run follows cmd/kube-apiserver/app/server.go:85 (RunE) and :149 (Run), without its signal handler and its logging
 // set-up. It is ready when /readyz answers ok in-process.

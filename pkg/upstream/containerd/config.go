@@ -29,7 +29,9 @@ type Config struct {
 	DefaultRuntime string
 	PauseImage     string
 	// Shim and Runc are paths that stay valid when knarr is upgraded, because containerd remembers them for each pod.
-	Shim, Runc        string
+	Shim, Runc string
+	// RuncState is where runc keeps what it knows of containers.
+	RuncState         string
 	CNIBin, CNIConfig string // directories
 	RegistryConfig    string // certs.d
 	SystemdCgroups    bool
@@ -122,7 +124,7 @@ func (c Config) runtime() table {
 			"runtimes": table{"runc": table{
 				"runtime_type": "io.containerd.runc.v2",
 				"runtime_path": c.Shim,
-				"options":      table{"BinaryName": c.Runc, "SystemdCgroup": c.SystemdCgroups},
+				"options":      table{"BinaryName": c.Runc, "Root": c.RuncState, "SystemdCgroup": c.SystemdCgroups},
 			}},
 		},
 	}

@@ -2,11 +2,11 @@ package flannel
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -130,11 +130,18 @@ func (c *Component) setUp(ctx context.Context, wg *sync.WaitGroup, sm *subnets) 
 // program installs masquerading and forwarding rules, and removes what the other kind of rules left.
 func (c *Component) program(ctx context.Context, n *subnet.Config, l *lease.Lease) error {
 	var rules, other trafficmngr.TrafficManager = &nftables.NFTablesManager{}, &iptables.IPTablesManager{}
+	otherProgram := "iptables"
 	if !c.config.NFTables {
-		rules, other = other, rules
+		rules, other, otherProgram = other, rules, "nft"
 	}
-	if err := errors.Join(other.CleanUp(ctx), rules.Init(ctx)); err != nil {
+	if err := rules.Init(ctx); err != nil {
 		return fmt.Errorf("prepare flannel's packet rules: %w", err)
+	}
+	// What the other kind left can only be there, and removed, with its program.
+	if _, err := exec.LookPath(otherProgram); err == nil {
+		if err := other.CleanUp(ctx); err != nil {
+			return fmt.Errorf("remove flannel's former packet rules: %w", err)
+		}
 	}
 	v6 := n.IPv6Network
 	if !c.config.MasqueradeIPv6 {

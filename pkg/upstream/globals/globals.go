@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 )
 
 // Config is what is global.
@@ -38,6 +39,10 @@ type Config struct {
 	// VModule is klog's -vmodule, PATTERN=LEVEL each. Giving it lets upstream's
 	// Info pass, as a Verbosity of 1 does.
 	VModule []string
+
+	// Exit takes the place of the end of the process where upstream calls for it through klog (Fatal, FlushAndExit),
+	// after the record that says why. It must not return. Nil leaves klog's own.
+	Exit func(code int)
 
 	// PATH replaces the variable of the same name; "" leaves it alone.
 	PATH string
@@ -73,6 +78,9 @@ func Apply(c Config) error {
 	}
 	if err := b.useKlog(c.Verbosity, c.VModule); err != nil {
 		return err
+	}
+	if c.Exit != nil {
+		klog.OsExit = c.Exit
 	}
 	b.useLogrus()
 	b.useGRPC()

@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/kubernetes/cmd/kubelet/app"
+	"k8s.io/kubernetes/cmd/kubelet/app/options"
 	"k8s.io/kubernetes/pkg/kubelet"
 
 	"github.com/knarr-io/knarr/pkg/atomicfile"
@@ -30,15 +31,23 @@ type Component struct {
 
 // New makes the component. client, when not nil, is called once, when it runs, and says how it reaches the API in place
 // of the kubeconfig.
-func New(c Config, client func() (*rest.Config, error)) *Component {
-	return &Component{config: c, client: client}
+//
+// The error, an argv.UsageError, names an argument that upstream does not take.
+func New(c Config, client func() (*rest.Config, error)) (*Component, error) {
+	config, err := options.NewKubeletConfiguration()
+	if err != nil {
+		return nil, fmt.Errorf("make kubelet configuration: %w", err)
+	}
+	if err := parseFlags(c.Args(), options.NewKubeletFlags(), config); err != nil {
+		return nil, err
+	}
+	return &Component{config: c, client: client}, nil
 }
 
 // Name is "kubelet".
 func (*Component) Name() string { return "kubelet" }
 
-// Prepare writes the defaults and parses the whole configuration. The error, an argv.UsageError, names an argument that
-// upstream does not take.
+// Prepare writes the defaults and reads the whole configuration, users' files included.
 func (c *Component) Prepare(context.Context) error {
 	for _, dir := range []string{c.config.DropInDir, c.config.StaticPodDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

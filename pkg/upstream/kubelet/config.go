@@ -48,6 +48,10 @@ type Config struct {
 	CgroupControllers                  []string
 	CredentialBinDir, CredentialConfig string
 	ProtectKernelDefaults              bool
+	// FlexVolumeDir is where upstream looks for FlexVolume drivers; it makes the directory.
+	FlexVolumeDir string
+	// IPTables lets the kubelet mark its chains for tools that look for them; only where iptables programs packets.
+	IPTables bool
 	// OOMScoreAdj is the process's, which is one for all components.
 	OOMScoreAdj int
 	// MaxOpenFiles is what the kubelet raises the process's limit to.
@@ -98,6 +102,8 @@ func (c Config) Defaults() kubeletv1beta1.KubeletConfiguration {
 		MaxOpenFiles:             c.MaxOpenFiles,
 		SerializeImagePulls:      &no,
 		RegisterWithTaints:       c.Taints,
+		VolumePluginDir:          c.FlexVolumeDir,
+		MakeIPTablesUtilChains:   &c.IPTables,
 		FailSwapOn:               &no,
 		// Hosts with cgroup v1 get a warning from check-config, not a refusal.
 		FailCgroupV1: &no,

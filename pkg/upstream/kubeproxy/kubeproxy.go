@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/kubernetes/cmd/kube-proxy/app"
@@ -89,5 +88,5 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 		return &argv.UsageError{Flag: argsFlag, Err: err}
 	}
 	ready()
-	return lifecycle.Detached(ctx, time.Second, c.options.Run)
+	return lifecycle.Detached(ctx, 0, c.options.Run)
 }
