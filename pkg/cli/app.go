@@ -60,6 +60,8 @@ func newApp(env Env, notify sdnotify.Notifier) *cli.App {
 			ctrCommand(env),
 			statusCommand(env),
 			datastoreCommand(env),
+			backupCommand(env),
+			restoreCommand(env),
 			stopCommand(env),
 			checkConfigCommand(env),
 			uninstallCommand(env),
