@@ -42,6 +42,7 @@ func (f *finder) places() ([]place, error) {
 		{path: f.path("var/lib/cni/networks/knarr")},
 		{path: f.path("var/lib/cni/flannel"), shared: true},
 	}
+	all = append(f.shimSockets(), all...) // before the bundles that name them
 	for _, pattern := range []place{
 		{path: "var/lib/cni/results/cbr0-*", shared: true}, {path: "var/lib/cni/results/cni-loopback-*", shared: true}, {path: "var/lib/cni/results/knarr-*"},
 		{path: "etc/cni/net.d/*knarr*"}, {path: "var/log/knarr.log*"}, {path: "var/log/knarr/*.log*"},
@@ -54,7 +55,7 @@ func (f *finder) places() ([]place, error) {
 	}
 	for _, dir := range []string{
 		"var/log/knarr", "var/lib/cni/networks", "var/lib/cni/results", "var/lib/cni/cache/results", "var/lib/cni/cache",
-		"var/lib/cni", "etc/cni/net.d", "etc/cni", "usr/libexec/kubernetes/kubelet-plugins/volume/exec",
+		"var/lib/cni", "run/containerd/s", "run/containerd", "etc/cni/net.d", "etc/cni", "usr/libexec/kubernetes/kubelet-plugins/volume/exec",
 		"usr/libexec/kubernetes/kubelet-plugins/volume", "usr/libexec/kubernetes/kubelet-plugins", "usr/libexec/kubernetes",
 	} {
 		all = append(all, place{path: f.path(dir), shared: true, emptyOnly: true})

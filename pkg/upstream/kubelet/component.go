@@ -49,7 +49,7 @@ func (*Component) Name() string { return "kubelet" }
 
 // Prepare writes the defaults and reads the whole configuration, users' files included.
 func (c *Component) Prepare(context.Context) error {
-	for _, dir := range []string{c.config.DropInDir, c.config.StaticPodDir} {
+	for _, dir := range []string{c.config.DropInDir, c.config.StaticPodDir, c.config.FlexVolumeDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make kubelet directory: %w", err)
 		}
