@@ -54,7 +54,9 @@ func TestWrongConfiguration(t *testing.T) {
 				must(t, s.Host.WriteFile("/etc/knarr/"+name, []byte(text), 0o600))
 			}
 			t.Cleanup(func() {
-				err := s.Host.Do(func() error { return errors.Join(os.RemoveAll("/etc/knarr"), os.RemoveAll("/run/knarr"), os.RemoveAll(cluster.DataDir)) })
+				err := s.Host.Do(func() error {
+					return errors.Join(os.RemoveAll("/etc/knarr"), os.RemoveAll("/run/knarr"), os.RemoveAll(cluster.DataDir))
+				})
 				if err != nil {
 					t.Error(err)
 				}

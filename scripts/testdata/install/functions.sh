@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # What the scenarios of install_test.go use.
 PATH=/usr/local/bin:$PATH
 export INSTALL_KNARR_BIN=/fake/knarr INSTALL_KNARR_WAIT=30
