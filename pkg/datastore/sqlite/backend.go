@@ -9,9 +9,9 @@
 // by their revisions, and none when their values are cached; a count reads nothing.
 //
 // One goroutine writes. It takes all writes that queued up while the last transaction was on its way to the disk and
-// commits them in one: one fsync for all, and no waiting for more when there is only one. Acknowledged means on disk:
-// journal_mode=WAL with synchronous=FULL syncs the log before COMMIT returns, and only then are the index changed, the
-// watchers told and the writers answered. Compaction runs in the same goroutine in steps of a few milliseconds.
+// commits them in one: one sync for all, and no waiting for more when there is only one. Acknowledged means on disk:
+// after COMMIT the write-ahead log is synced, and only then are the index changed, the watchers told and the writers
+// answered. What fails to sync ends the store: it is never tried a second time. Compaction runs in the same goroutine in steps of a few milliseconds.
 //
 // # What it is not
 //
@@ -115,7 +115,7 @@ func Open(dir string, o Options) (_ *Backend, err error) {
 	if b.w.conn, err = openWriter(b.path); err != nil {
 		return nil, b.readError(err)
 	}
-	if err = b.w.prepare(); err != nil {
+	if err = b.w.prepare(b.path); err != nil {
 		return nil, b.readError(err)
 	}
 	b.readers.init(b.path)
