@@ -17,11 +17,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/k3s-io/kine/pkg/server"
+	"github.com/knarr-io/knarr/pkg/datastore/sqlite"
 )
 
 // Config says which store to open and where to serve it. The zero value but for Dir is SQLite, reached in-process.
@@ -38,6 +40,8 @@ type Config struct {
 	// Listen is where to serve the etcd API beside the in-process way: unix:///PATH or tcp://HOST:PORT. Empty means
 	// in-process only. A tcp listener has no authentication: it is for loopback addresses and tests.
 	Listen string
+	// BackupDir is where backups are made, so that the newest can be named when the database is found damaged.
+	BackupDir string
 }
 
 // Access tells how to connect an etcd client to the store.
@@ -143,7 +147,7 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 		return nil // asked to stop while waiting for the store
 	}
 	if err != nil {
-		return fmt.Errorf("open datastore %s: %w", c.engine.name, err)
+		return fmt.Errorf("open datastore %s: %w%s", c.engine.name, err, c.hint(err))
 	}
 	c.backend.Store(b)
 	err = c.serve(ctx, b, ready)
@@ -152,6 +156,20 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 		err = fmt.Errorf("close datastore: %w", cerr)
 	}
 	return err
+}
+
+// hint names the newest backup when the database is damaged. Backups are verified when they are made.
+func (c *Component) hint(err error) string {
+	var damage *sqlite.DamageError
+	if !errors.As(err, &damage) || c.config.BackupDir == "" {
+		return ""
+	}
+	// Their names sort by time.
+	files, globErr := filepath.Glob(filepath.Join(c.config.BackupDir, "knarr-*.knarr-backup"))
+	if globErr != nil || len(files) == 0 {
+		return "; there is no backup in " + c.config.BackupDir
+	}
+	return "; the newest backup here is " + slices.Max(files)
 }
 
 // Check implements lifecycle.Checker: it fails when the store does not answer.

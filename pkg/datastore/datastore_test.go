@@ -19,7 +19,9 @@ import (
 )
 
 // start runs a component until the test ends and returns a client of it.
-func start(t *testing.T, c *Component) *clientv3.Client {
+func start(t *testing.T, c *Component) *clientv3.Client { return startIn(t, c) }
+
+func startIn(t testing.TB, c *Component) *clientv3.Client {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	up, done := make(chan struct{}), make(chan error, 1)
@@ -196,5 +198,28 @@ func TestOfflineWithoutAStore(t *testing.T) {
 	}
 	if left, err := os.ReadDir(config.Dir); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestDamageNamesTheNewestBackup(t *testing.T) {
+	dir, backups := t.TempDir(), t.TempDir()
+	config := Config{Dir: dir, BackupDir: backups}
+	t.Run("make", func(t *testing.T) { start(t, New(config, slog.New(slog.DiscardHandler))) })
+	path := filepath.Join(dir, sqlite.FileName())
+	if err := os.WriteFile(path, []byte(strings.Repeat("not a database", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	newest := filepath.Join(backups, "knarr-20260102T000000Z.knarr-backup")
+	for _, want := range []string{"no backup in " + backups, newest} {
+		err := New(config, slog.New(slog.DiscardHandler)).Run(t.Context(), func() { t.Error("ready was called") })
+		var damage *sqlite.DamageError
+		if !errors.As(err, &damage) || !strings.Contains(err.Error(), want) {
+			t.Errorf("Run: %v, want %q", err, want)
+		}
+		for _, name := range []string{newest, filepath.Join(backups, "knarr-20250102T000000Z.knarr-backup")} {
+			if err := os.WriteFile(name, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
