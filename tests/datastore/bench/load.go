@@ -77,6 +77,9 @@ type loader struct {
 	c      *clientv3.Client
 	prefix string
 	revs   []int64
+	mu     sync.Mutex
+	next   map[int]int // number of the next key of a worker
+	lags   int
 }
 
 func (l *loader) key(w, i int) string { return fmt.Sprintf("%sns-%02d/obj-%06d", l.prefix, w, i) }
@@ -135,7 +138,8 @@ func (l *loader) count(int, int) error {
 func (l *loader) lag(d time.Duration) (*result, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	prefix := l.prefix + "lag/"
+	l.lags++
+	prefix := fmt.Sprintf("%slag-%d/", l.prefix, l.lags)
 	out := &result{}
 	var mu sync.Mutex
 	var wg, up sync.WaitGroup
@@ -170,57 +174,83 @@ func (l *loader) lag(d time.Duration) (*result, error) {
 	return out, err
 }
 
-// phases are the rows of the table.
-func (l *loader) phases() []struct {
-	name    string
-	workers int
-	f       func(w, i int) error
-} {
-	return []struct {
-		name    string
-		workers int
-		f       func(w, i int) error
-	}{
-		{"create, 1 writer", 1, func(_, i int) error { _, err := l.create(l.key(90, i), value); return err }},
-		{"create, 32 writers", writers, func(w, i int) error { _, err := l.create(l.key(w, i), value); return err }},
-		{"update, 1 writer", 1, func(_, i int) error { return l.update(writers, i) }},
-		{"update, 32 writers", writers, l.update},
-		{"get, 32 readers", writers, l.get},
-		{"list of 500, 4 readers", 4, l.list},
-		{"count, 4 readers", 4, l.count},
+// phase is a row of the table.
+type phase struct {
+	name string
+	run  func(time.Duration) (*result, error)
+}
+
+func (l *loader) phases() []phase {
+	// Keys are made once, whatever the round.
+	create := func(w, _ int) error {
+		l.mu.Lock()
+		n := l.next[w]
+		l.next[w]++
+		l.mu.Unlock()
+		_, err := l.create(l.key(w, n), value)
+		return err
 	}
+	calls := func(name string, workers int, f func(w, i int) error) phase {
+		return phase{name, func(d time.Duration) (*result, error) { return run(d, workers, f) }}
+	}
+	return []phase{
+		calls("create, 1 writer", 1, func(_, i int) error { return create(90, i) }),
+		calls("create, 32 writers", writers, create),
+		calls("update, 1 writer", 1, func(_, i int) error { return l.update(writers, i) }),
+		calls("update, 32 writers", writers, l.update),
+		calls("get, 32 readers", writers, l.get),
+		calls("list of 500, 4 readers", 4, l.list),
+		calls("count, 4 readers", 4, l.count),
+		{"watch lag, 20 watchers", l.lag},
+	}
+}
+
+// rounds is how often the stores take turns in each phase, so that what else the machine does meanwhile meets all of
+// them alike.
+const rounds = 4
+
+// merge adds the results of another round.
+func (r *result) merge(o *result) {
+	r.n, r.took, r.delay = r.n+o.n, r.took+o.took, append(r.delay, o.delay...)
 }
 
 // load is requests a second and latencies.
 func (b *bench) load() error {
-	var titles, names []string
-	rows := map[string][]string{}
+	var titles []string
+	var stores []*store
+	var loaders []*loader
 	err := b.each(func(title, endpoint string) error {
-		titles = append(titles, title)
 		s, err := start(endpoint, filepath.Join(b.dir, "load-"+title))
 		if err != nil {
 			return err
 		}
-		l := &loader{c: s.client, prefix: "/registry/bench/", revs: make([]int64, writers+1)}
-		names = nil
-		for _, p := range l.phases() {
-			r, err := run(b.phase, p.workers, p.f)
-			if err != nil {
-				return fmt.Errorf("%s: %w", p.name, err)
-			}
-			names, rows[p.name] = append(names, p.name), append(rows[p.name], r.String())
-		}
-		r, err := l.lag(b.phase)
-		if err != nil {
-			return err
-		}
-		const lag = "watch lag, 20 watchers"
-		names, rows[lag] = append(names, lag), append(rows[lag], r.String())
-		return s.stop()
+		titles, stores = append(titles, title), append(stores, s)
+		loaders = append(loaders, &loader{c: s.client, prefix: "/registry/bench/", revs: make([]int64, writers+1), next: map[int]int{}})
+		return nil
 	})
+	if err != nil {
+		return err
+	}
 	fmt.Printf("\n| per second, p50 / p99 in ms | %s |\n|---|%s\n", strings.Join(titles, " | "), strings.Repeat("---|", len(titles)))
-	for _, n := range names {
-		fmt.Printf("| %s | %s |\n", n, strings.Join(rows[n], " | "))
+	for i, p := range loaders[0].phases() {
+		totals := make([]result, len(loaders))
+		for range rounds {
+			for k, l := range loaders {
+				r, err := l.phases()[i].run(b.phase / rounds)
+				if err != nil {
+					return fmt.Errorf("%s: %s: %w", titles[k], p.name, err)
+				}
+				totals[k].merge(r)
+			}
+		}
+		fmt.Printf("| %s", p.name)
+		for k := range totals {
+			fmt.Printf(" | %s", &totals[k])
+		}
+		fmt.Println(" |")
+	}
+	for _, s := range stores {
+		err = errors.Join(err, s.stop())
 	}
 	return err
 }

@@ -5,7 +5,7 @@
 //
 // Part "load" is requests a second and latencies; "bytes" what an update writes to the disk, and "slow" the load on a
 // disk of 50 writes a second (both need root, for a loop device); "size" is memory and start-up time with many keys;
-// "compaction" the latency of writes while old revisions are deleted.
+// "compaction" the latency of writes while old revisions are deleted; "backup" the time for a backup of 1 GB.
 //
 // Everything listens on sockets in a temporary directory, which is removed at the end. It stops by itself.
 package main
@@ -16,6 +16,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"log/slog"
 	"net/url"
@@ -53,7 +54,7 @@ func main() {
 	}
 	seconds := flag.Int("seconds", 5, "length of each phase")
 	names := flag.String("engines", "etcd,kine-normal,kine-full,knarr", "stores to compare")
-	parts := flag.String("parts", "load,bytes,size,compaction,slow", "what to measure")
+	parts := flag.String("parts", "load,bytes,size,compaction,slow,backup", "what to measure")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "knarr-bench-")
 	if err != nil {
@@ -63,7 +64,7 @@ func main() {
 	for _, part := range []struct {
 		name string
 		run  func() error
-	}{{"load", b.load}, {"bytes", b.bytes}, {"size", b.size}, {"compaction", b.compaction}, {"slow", b.slow}} {
+	}{{"load", b.load}, {"bytes", b.bytes}, {"size", b.size}, {"compaction", b.compaction}, {"slow", b.slow}, {"backup", b.backup}} {
 		if err == nil && slices.Contains(strings.Split(*parts, ","), part.name) {
 			err = part.run()
 		}
@@ -147,7 +148,8 @@ type store struct {
 }
 
 func start(endpoint, dir string) (*store, error) {
-	sock := filepath.Join(os.TempDir(), fmt.Sprintf("knarr-bench-%d.sock", os.Getpid()))
+	// Short, since the name of a socket must be.
+	sock := filepath.Join(os.TempDir(), fmt.Sprintf("knarr-bench-%d-%x.sock", os.Getpid(), crc32.ChecksumIEEE([]byte(dir))))
 	s := &store{cmd: exec.Command("/proc/self/exe")}
 	s.cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s|%s|%s", envServe, endpoint, dir, sock))
 	s.cmd.Stderr = os.Stderr

@@ -1,12 +1,18 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/knarr-io/knarr/pkg/backup"
+	"github.com/knarr-io/knarr/pkg/datastore"
 )
 
 // slow is the load on a disk of 50 writes a second, by a cgroup around the store: an fsync then takes 20 ms or more,
@@ -64,4 +70,54 @@ func throttle(device string, pid int) (release func() error, err error) {
 	return func() error {
 		return write(filepath.Join(filepath.Dir(group), "cgroup.procs"), strconv.Itoa(pid))
 	}, nil
+}
+
+// backup is the time for a backup of a store of 1 GB that is in use, and what that does to writers.
+func (b *bench) backup() error {
+	dir := filepath.Join(b.dir, "backup")
+	s, err := start("", filepath.Join(dir, "server", "db"))
+	if err != nil {
+		return err
+	}
+	l := &loader{c: s.client, prefix: "/registry/bench/", revs: make([]int64, writers+1)}
+	for i := 0; ; i += 2000 {
+		if _, err := run(b.phase, writers, func(w, n int) error {
+			_, err := l.create(l.key(w, i*1000+n), value)
+			return err
+		}); err != nil {
+			return err
+		}
+		st, err := s.client.Status(context.Background(), s.client.Endpoints()[0])
+		if err != nil {
+			return err
+		}
+		if st.DbSize >= 1<<30 {
+			break
+		}
+	}
+	before, err := run(b.phase, 8, l.update)
+	if err != nil {
+		return err
+	}
+	began, done := time.Now(), make(chan error, 1)
+	var took time.Duration
+	file := filepath.Join(b.dir, "backup-file")
+	go func() {
+		_, err := backup.Create(context.Background(), backup.Source{
+			DataDir: dir, Datastore: datastore.Config{Dir: filepath.Join(dir, "server", "db")}, Log: slog.New(slog.DiscardHandler),
+		}, file, nil)
+		took = time.Since(began)
+		done <- err
+	}()
+	during, err := run(b.phase, 8, l.update)
+	if err := errors.Join(err, <-done); err != nil {
+		return err
+	}
+	fi, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nBackup of 1 GB in use, verified: %v, %d MiB. Updates by 8 writers before: %s; meanwhile: %s.\n",
+		took.Round(100*time.Millisecond), fi.Size()>>20, before, during)
+	return s.stop()
 }
