@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -20,6 +21,8 @@ type Schedule struct {
 	Keep int
 	// Passphrase encrypts them when not empty.
 	Passphrase []byte
+	// S3 is where they are sent as well, with the same number kept; nil for nowhere.
+	S3 *S3
 }
 
 // Scheduler makes backups while the server runs. Use [NewScheduler].
@@ -34,8 +37,13 @@ func NewScheduler(s Schedule, log *slog.Logger) *Scheduler { return &Scheduler{s
 // Name implements lifecycle.Component.
 func (*Scheduler) Name() string { return "backup" }
 
-// Prepare makes the directory.
+// Prepare checks the configuration and makes the directory.
 func (x *Scheduler) Prepare(context.Context) error {
+	if x.s.S3 != nil {
+		if _, err := NewRemote(*x.s.S3); err != nil {
+			return err
+		}
+	}
 	if x.s.Every > 0 && x.s.Keep < 1 {
 		return fmt.Errorf("backups to keep: %d: at least one has to stay", x.s.Keep)
 	}
@@ -92,6 +100,9 @@ func (x *Scheduler) backUp(ctx context.Context) error {
 		return err
 	}
 	removed, err := Prune(x.s.Dir, x.s.Keep)
+	if x.s.S3 != nil {
+		err = errors.Join(err, Send(ctx, *x.s.S3, file, x.s.Keep))
+	}
 	x.log.Info("backup made", "file", file, "keys", info.Datastore.Keys, "revision", info.Datastore.Revision,
 		"took", time.Since(began).Round(time.Millisecond), "removed", len(removed))
 	return err

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -34,9 +35,9 @@ func backupCommand(env Env) *cli.Command {
 		Usage: "Put datastore, CAs, token, manifests and configuration into one file, while the server runs",
 		Description: "The file is written whole or not at all, and is verified before the command ends. Keep it off this\n" +
 			"host, and keep it secret: it has the cluster's keys. Restore it with `knarr restore`.",
-		Flags: append(storeFlags(), passphraseFlag(),
+		Flags: append(append(storeFlags(), s3Flags()...), passphraseFlag(),
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FILE` to write; a new one in DATA-DIR/backups when not given"},
-			&cli.IntFlag{Name: "keep", Usage: "remove all but the newest `N` backups of DATA-DIR/backups; 0 removes none"},
+			&cli.IntFlag{Name: "keep", Usage: "remove all but the newest `N` backups of DATA-DIR/backups and in S3; 0 removes none"},
 		),
 		Action: func(c *cli.Context) error {
 			if err := noArguments(c); err != nil {
@@ -118,10 +119,41 @@ func makeBackup(ctx context.Context, env Env, c *cli.Context) error {
 			return failf("%w", err)
 		}
 	}
+	if s3, ok := s3Config(env, c); ok {
+		if err := backup.Send(ctx, s3, file, c.Int("keep")); err != nil {
+			return failf("%w; the backup is in %s", err, file)
+		}
+	}
 	return printJSON(env, struct {
 		File string `json:"file"`
 		backup.Info
 	}{file, info})
+}
+
+// s3Flags have the names of k3s's --etcd-s3-* without etcd: what is backed up need not be etcd.
+func s3Flags() []cli.Flag {
+	text := func(name, usage string) cli.Flag {
+		return &cli.StringFlag{Name: "s3-" + name, EnvVars: []string{"KNARR_S3_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))}, Usage: usage}
+	}
+	return []cli.Flag{
+		text("bucket", "send the backup to, or fetch it from, this `BUCKET` of an S3 service"),
+		text("endpoint", "`HOST[:PORT]` of the S3 service"), text("folder", "`PREFIX` in the bucket"), text("region", "`REGION` of the bucket"),
+		text("access-key", "access `KEY`"), text("secret-key", "secret `KEY`; better given in the environment"),
+		text("ca-file", "`FILE` of CA certificates of the service"),
+		&cli.BoolFlag{Name: "s3-insecure", Usage: "speak HTTP"},
+	}
+}
+
+// s3Config is what s3Flags say; false without a bucket.
+func s3Config(env Env, c *cli.Context) (backup.S3, bool) {
+	s := backup.S3{
+		Bucket: c.String("s3-bucket"), Endpoint: c.String("s3-endpoint"), Folder: c.String("s3-folder"), Region: c.String("s3-region"),
+		AccessKey: c.String("s3-access-key"), SecretKey: c.String("s3-secret-key"), Insecure: c.Bool("s3-insecure"),
+	}
+	if file := c.String("s3-ca-file"); file != "" {
+		s.CAFile = env.path(file)
+	}
+	return s, s.Bucket != ""
 }
 
 // backupFile is the one argument, and the passphrase.
@@ -154,25 +186,60 @@ func restoreCommand(env Env) *cli.Command {
 		Name: "restore", Usage: "Put this server back to what it was when a backup was made", ArgsUsage: "FILE",
 		Description: "The server must be stopped. Everything is unpacked and verified before anything is touched, then takes\n" +
 			"the place of what is there, which is kept beside it. Afterwards start the server.",
-		Flags: []cli.Flag{
-			dataDirFlag(), runDirFlag(), passphraseFlag(),
+		Flags: append(s3Flags(), dataDirFlag(), runDirFlag(), passphraseFlag(),
 			&cli.BoolFlag{Name: "overwrite-config", Usage: "replace " + configDir + "; else the backup's is put beside it"},
-		},
+		),
 		Action: func(c *cli.Context) error {
 			file, pass, err := backupFile(env, c)
 			if err != nil {
 				return err
 			}
+			file, done, err := fetched(c.Context, env, c, file)
+			if err != nil {
+				return err
+			}
+			defer done()
 			if pid, err := control.LockedPID(env.path(c.String("run-dir"))); err == nil && pid > 0 {
 				return failf("knarr runs (pid %d): stop it first with `knarr stop`", pid)
 			}
-			done, err := backup.Restore(c.Context, file, backup.Target{
+			restored, err := backup.Restore(c.Context, file, backup.Target{
 				DataDir: env.path(c.String("data-dir")), ConfigDir: env.path(configDir), OverwriteConfig: c.Bool("overwrite-config"),
 			}, pass)
 			if err != nil {
 				return failf("%w", err)
 			}
-			return printJSON(env, done)
+			return printJSON(env, restored)
 		},
 	}
+}
+
+// fetched gets the backup from S3 when a bucket is named; done removes what was fetched.
+func fetched(ctx context.Context, env Env, c *cli.Context, name string) (file string, done func(), err error) {
+	s3, ok := s3Config(env, c)
+	if !ok {
+		return name, func() {}, nil
+	}
+	remote, err := backup.NewRemote(s3)
+	if err != nil {
+		return "", nil, usagef("%w", err)
+	}
+	data := env.path(c.String("data-dir"))
+	if err := os.MkdirAll(data, 0o755); err != nil {
+		return "", nil, failf("make data directory: %w", err)
+	}
+	dir, err := os.MkdirTemp(data, "fetching-")
+	if err != nil {
+		return "", nil, failf("make directory to fetch the backup to: %w", err)
+	}
+	done = func() {
+		if err := os.RemoveAll(dir); err != nil {
+			fmt.Fprintln(env.Stderr, "knarr: remove the fetched backup:", err)
+		}
+	}
+	file = filepath.Join(dir, "backup")
+	if err := remote.Download(ctx, name, file); err != nil {
+		done()
+		return "", nil, failf("%w", err)
+	}
+	return file, done, nil
 }

@@ -1,0 +1,151 @@
+package backup
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+)
+
+// S3 says where in an S3 service backups are kept. Names follow k3s's --etcd-s3-* flags.
+type S3 struct {
+	// Endpoint is HOST or HOST:PORT. Default s3.amazonaws.com.
+	Endpoint string
+	Bucket   string
+	// Folder is a prefix within the bucket; none by default.
+	Folder string
+	Region string
+	// AccessKey and SecretKey are the credentials; without them those of the environment, of a file or of the machine
+	// are used, as AWS's own tools do.
+	AccessKey, SecretKey string
+	// CAFile has the certificates to trust; empty for the system's.
+	CAFile string
+	// Insecure speaks HTTP, for tests.
+	Insecure bool
+}
+
+// Remote is a place for backups in an S3 service. Use [NewRemote].
+type Remote struct {
+	s      S3
+	client *minio.Client
+}
+
+// NewRemote checks the configuration; the service is not asked anything yet.
+func NewRemote(s S3) (*Remote, error) {
+	if s.Bucket == "" {
+		return nil, errors.New("S3: a bucket is needed")
+	}
+	if (s.AccessKey == "") != (s.SecretKey == "") {
+		return nil, errors.New("S3: access key and secret key go together, give both or neither")
+	}
+	if s.Endpoint == "" {
+		s.Endpoint = "s3.amazonaws.com"
+	}
+	o := &minio.Options{Secure: !s.Insecure, Region: s.Region, MaxRetries: 3, Creds: credentials.NewChainCredentials([]credentials.Provider{
+		&credentials.EnvAWS{}, &credentials.FileAWSCredentials{}, &credentials.IAM{},
+	})}
+	if s.AccessKey != "" {
+		o.Creds = credentials.NewStaticV4(s.AccessKey, s.SecretKey, "")
+	}
+	if s.CAFile != "" {
+		pem, err := os.ReadFile(s.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("S3: read CA certificates: %w", err)
+		}
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("S3: %s has no certificate", s.CAFile)
+		}
+		transport := http.DefaultTransport.(*http.Transport).Clone()
+		transport.TLSClientConfig = &tls.Config{RootCAs: pool}
+		o.Transport = transport
+	}
+	client, err := minio.New(s.Endpoint, o)
+	if err != nil {
+		return nil, fmt.Errorf("S3: %w", err)
+	}
+	return &Remote{s: s, client: client}, nil
+}
+
+func (r *Remote) key(name string) string { return path.Join(r.s.Folder, name) }
+
+// Upload sends a backup; its checksum goes along and the service verifies it.
+func (r *Remote) Upload(ctx context.Context, file string) error {
+	_, err := r.client.FPutObject(ctx, r.s.Bucket, r.key(filepath.Base(file)), file, minio.PutObjectOptions{
+		ContentType: "application/octet-stream", SendContentMd5: true,
+	})
+	if err != nil {
+		return fmt.Errorf("send backup to S3: %w", err)
+	}
+	return nil
+}
+
+// Download fetches a backup by its name, whole or not at all.
+func (r *Remote) Download(ctx context.Context, name, to string) error {
+	if err := r.client.FGetObject(ctx, r.s.Bucket, r.key(name), to, minio.GetObjectOptions{}); err != nil {
+		return fmt.Errorf("fetch backup %s from S3: %w", name, err)
+	}
+	return nil
+}
+
+// List returns the names of the backups there, the newest first.
+func (r *Remote) List(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithCancel(ctx) // ends the listing when it is left early
+	defer cancel()
+	prefix := r.s.Folder
+	if prefix != "" {
+		prefix = strings.TrimSuffix(prefix, "/") + "/"
+	}
+	var names []string
+	for o := range r.client.ListObjects(ctx, r.s.Bucket, minio.ListObjectsOptions{Prefix: prefix}) {
+		if o.Err != nil {
+			return nil, fmt.Errorf("list backups in S3: %w", o.Err)
+		}
+		if name := path.Base(o.Key); strings.HasPrefix(name, "knarr-") && strings.HasSuffix(name, fileSuffix) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names) // their names sort by time
+	slices.Reverse(names)
+	return names, nil
+}
+
+// Prune removes all but the newest backups there and returns the names of those it removed.
+func (r *Remote) Prune(ctx context.Context, keep int) ([]string, error) {
+	if keep < 1 {
+		return nil, fmt.Errorf("prune backups in S3: keep %d: at least one has to stay", keep)
+	}
+	names, err := r.List(ctx)
+	if err != nil || len(names) <= keep {
+		return nil, err
+	}
+	for i, name := range names[keep:] {
+		if err := r.client.RemoveObject(ctx, r.s.Bucket, r.key(name), minio.RemoveObjectOptions{}); err != nil {
+			return names[keep : keep+i], fmt.Errorf("prune backups in S3: %w", err)
+		}
+	}
+	return names[keep:], nil
+}
+
+// Send uploads a backup and then keeps only the newest there; keep 0 keeps all.
+func Send(ctx context.Context, s S3, file string, keep int) error {
+	r, err := NewRemote(s)
+	if err != nil {
+		return err
+	}
+	if err := r.Upload(ctx, file); err != nil || keep == 0 {
+		return err
+	}
+	_, err = r.Prune(ctx, keep)
+	return err
+}
