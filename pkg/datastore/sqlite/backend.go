@@ -237,6 +237,9 @@ func (b *Backend) apply(r *row, value []byte) {
 
 // CurrentRevision returns the newest revision.
 func (b *Backend) CurrentRevision(context.Context) (int64, error) {
+	if err := b.Err(); err != nil {
+		return 0, err
+	}
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	return b.current, nil

@@ -352,3 +352,37 @@ func TestIdleWritesNothing(t *testing.T) {
 		t.Errorf("files changed: %s, were %s", after, before)
 	}
 }
+
+// TestStopsWhenSyncFails: after a sync that failed nobody knows what is on the disk, so nothing more is acknowledged.
+func TestStopsWhenSyncFails(t *testing.T) {
+	dir := t.TempDir()
+	b := openTest(t, dir)
+	create(t, b, "/acknowledged", "1")
+	wr := b.Watch(t.Context(), 0)
+	if err := b.w.log.Close(); err != nil { // so that syncing it fails
+		t.Fatal(err)
+	}
+	if _, err := b.Create(t.Context(), "/lost", nil, 0); err == nil {
+		t.Error("a write that was not synced was acknowledged")
+	}
+	<-b.Failed()
+	for name, err := range map[string]error{
+		"Err":             b.Err(),
+		"Create":          func() error { _, err := b.Create(t.Context(), "/more", nil, 0); return err }(),
+		"Get":             func() error { _, _, err := b.Get(t.Context(), "/acknowledged", 0, false); return err }(),
+		"CurrentRevision": func() error { _, err := b.CurrentRevision(t.Context()); return err }(),
+		"Watch":           func() error { return <-wr.Errorc }(),
+	} {
+		if err == nil {
+			t.Errorf("%s goes on", name)
+		}
+	}
+	if err := b.Close(); err == nil {
+		t.Error("Close hides that the log was closed before")
+	}
+	b = openTest(t, dir)
+	defer b.Close()
+	if _, kv, err := b.Get(t.Context(), "/acknowledged", 0, false); err != nil || kv == nil {
+		t.Errorf("after a restart: %v, %v", kv, err)
+	}
+}

@@ -1,6 +1,9 @@
 package sqlite
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 const (
 	// walSoftLimit is how much is written to the log before it is copied to the database, beside the writer.
@@ -16,11 +19,11 @@ const (
 // checkpointLoop on a connection of its own, and only what was written during that is left to the writer, who alone can
 // make the log start over. Used by the writer, but for the channels.
 type walState struct {
-	used    int64 // bytes in the log, an estimate between checkpoints
-	pending int64 // of these not in the database yet
-	running bool
-	kick    chan struct{}
-	done    chan checkpointed
+	pending   int64 // bytes in the log and not in the database yet, an estimate between checkpoints
+	running   bool
+	notBefore time.Time
+	kick      chan struct{}
+	done      chan checkpointed
 }
 
 type checkpointed struct {
@@ -34,14 +37,12 @@ func (w *walState) init() {
 
 // wrote takes note of a transaction: its rows, and about two pages beside them.
 func (w *walState) wrote(rows, bytes int) {
-	n := int64(bytes+bytes/8) + int64(rows)*64 + 3*pageSize
-	w.used += n
-	w.pending += n
+	w.pending += int64(bytes+bytes/8) + int64(rows)*64 + 3*pageSize
 }
 
 // start begins a checkpoint when one is due.
 func (w *walState) start() {
-	if w.pending >= walSoftLimit && !w.running {
+	if w.pending >= walSoftLimit && !w.running && time.Now().After(w.notBefore) {
 		w.running = true
 		w.kick <- struct{}{}
 	}
@@ -77,13 +78,15 @@ func (b *Backend) checkpointDone(r checkpointed) {
 	if r.err == nil && (r.frames*pageSize >= walHardLimit || b.queue.empty()) {
 		r = checkpoint(b.w.conn)
 	}
+	if recoverable(r.err) {
+		// The log goes on growing, if it can, and nothing is lost.
+		b.log.Error("no space to copy the write-ahead log to the database; will be tried again", "err", r.err)
+		w.notBefore = time.Now().Add(time.Second)
+		return
+	}
 	if r.err != nil {
 		b.fail(fmt.Errorf("checkpoint datastore: %w", r.err))
 		return
 	}
-	w.pending = (r.frames - r.copied) * pageSize
-	w.used = r.frames * pageSize
-	if r.frames == r.copied {
-		w.used = 0 // the next write starts over
-	}
+	w.pending = (r.frames - r.copied) * pageSize // when 0, the next write starts the log over
 }
