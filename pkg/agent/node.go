@@ -121,7 +121,7 @@ func (n Node) kubelet() kubelet.Config {
 		ServingCert:           n.Keys.LeafPair(pki.KubeletServing).Cert,
 		ServingKey:            n.Keys.LeafPair(pki.KubeletServing).Key,
 		RootDir:               kubeletRoot,
-		FlexVolumeDir:         n.flexVolumes(),
+		FlexVolumeDir:         FlexVolumes(n.Dir),
 		IPTables:              !n.Host.NFTables,
 		CertDir:               filepath.Join(n.Dir.Agent(), "kubelet"),
 		DropInDir:             n.Dir.KubeletConfig(),
@@ -156,8 +156,8 @@ func (n Node) runtimeEndpoint() string {
 	return "unix://" + n.Run.ContainerdSocket()
 }
 
-// flexVolumes is where users of FlexVolume put their drivers, as --kubelet-arg=volume-plugin-dir may move it.
-func (n Node) flexVolumes() string { return filepath.Join(n.Dir.Agent(), "flexvolume") }
+// FlexVolumes is where users of FlexVolume put their drivers; kubelet and controllers look there.
+func FlexVolumes(dir datadir.Dir) string { return filepath.Join(dir.Agent(), "flexvolume") }
 
 // resolvConf is what the kubelet gives pods that want the host's resolvers: the user's choice, the host's, or nothing.
 func (n Node) resolvConf() string {

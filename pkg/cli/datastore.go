@@ -146,11 +146,7 @@ func printJSON(env Env, v any) error {
 }
 
 func migrateCommand(env Env) *cli.Command {
-	var flags []cli.Flag
-	for _, f := range storeFlags() {
-		flags = append(flags, f)
-	}
-	flags = append(flags, &cli.StringFlag{
+	flags := append(storeFlags(), &cli.StringFlag{
 		Name: "to", Required: true,
 		Usage: "`URL` of the new datastore, as for --datastore-endpoint, or sqlite:// for SQLite in --to-dir",
 	}, &cli.StringFlag{Name: "to-dir", Usage: "`DIR` for a new SQLite database; the data directory's own when not given"})

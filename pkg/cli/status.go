@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -282,12 +281,4 @@ func wrap(text string, width, indent int) string {
 	}
 	lines = append(lines, line)
 	return strings.Join(lines, "\n"+strings.Repeat(" ", indent))
-}
-
-// readable is a path as shown to a person, without the Env's root.
-func (e Env) readable(path string) string {
-	if rel, err := filepath.Rel(e.Root, path); e.Root != "" && err == nil {
-		return "/" + rel
-	}
-	return path
 }

@@ -70,15 +70,12 @@ func (c *Component) serve(ctx context.Context, b *backend, ready func()) error {
 // newGRPCServer repeats the options of etcd's own server as kine does (kine v0.17.5 pkg/endpoint/endpoint.go:235-250).
 func newGRPCServer() *grpc.Server {
 	return grpc.NewServer(
-		// One connection per resource, mostly idle: buffers are small or shared.
-		grpc.ReadBufferSize(4<<10), grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Hour, Timeout: 20 * time.Second}),
 		grpc.MaxConcurrentStreams(math.MaxUint32),
 		grpc.MaxRecvMsgSize(maxRequestBytes),
 		grpc.MaxSendMsgSize(math.MaxInt32),
-		// The apiserver makes about a hundred connections: without these each holds 64 KiB of buffers.
-		grpc.SharedWriteBuffer(true),
+		// The apiserver makes about a hundred connections: without this each holds 32 KiB more.
 		grpc.ReadBufferSize(4096),
 	)
 }

@@ -11,7 +11,6 @@ package inprocess
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,7 +19,7 @@ import (
 
 // errBodyClosed is what a handler gets from Write after the client closed the response's body, as a server's handler
 // gets one after its connection broke.
-var errBodyClosed = errors.New("response body closed by the in-process client")
+var errBodyClosed = fmt.Errorf("response body closed by the in-process client: %w", context.Canceled)
 
 // Transport is an http.RoundTripper onto a handler. All fields are set before the first use and not changed after.
 type Transport struct {

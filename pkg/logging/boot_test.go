@@ -27,7 +27,6 @@ type screen struct {
 	mu      sync.Mutex
 	columns int // 0 for no terminal
 	lines   []string
-	cursor  int // column
 	bad     []string
 }
 

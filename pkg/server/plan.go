@@ -115,6 +115,7 @@ func (p Plan) controllerManager() controllermanager.Config {
 		ClientCAKey:       keys.CAPair(pki.ClientCA).Key,
 		ServingCA:         keys.CAPair(pki.ServerCA).Cert,
 		ServingCAKey:      keys.CAPair(pki.ServerCA).Key,
+		FlexVolumeDir:     agent.FlexVolumes(p.Dir),
 		ExtraArgs:         p.Args.ControllerManager.Slice(),
 	}
 }

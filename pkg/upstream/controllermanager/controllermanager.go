@@ -39,6 +39,8 @@ type Config struct {
 	ServiceAccountKey       string
 	ClientCA, ClientCAKey   string // signs client certificates (CSRs for kube-apiserver-client and kubelet client)
 	ServingCA, ServingCAKey string // signs kubelet serving certificates
+	// FlexVolumeDir is where upstream looks for FlexVolume drivers; it makes the directory.
+	FlexVolumeDir string
 	// ExtraArgs are the user's, "name=value"; they win.
 	ExtraArgs []string
 }
@@ -60,6 +62,7 @@ func (c Config) Args() []string {
 		"service-cluster-ip-range", prefixes(c.ServiceCIDRs),
 		"root-ca-file", c.RootCA,
 		"service-account-private-key-file", c.ServiceAccountKey,
+		"flex-volume-plugin-dir", c.FlexVolumeDir,
 		"cluster-signing-kube-apiserver-client-cert-file", c.ClientCA,
 		"cluster-signing-kube-apiserver-client-key-file", c.ClientCAKey,
 		"cluster-signing-kubelet-client-cert-file", c.ClientCA,

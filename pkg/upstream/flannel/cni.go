@@ -8,8 +8,9 @@ import (
 )
 
 // cniConfig is the plugin list for pods of this node: the bridge plugin does what flannel's own CNI plugin delegates
-// to it: a bridge that is the pods' default gateway. The route of each cluster CIDR keeps pod traffic off other interfaces that a pod may have.
-func cniConfig(pods, cluster []netip.Prefix, mtu int) ([]byte, error) {
+// to it: a bridge that is the pods' default gateway. The route of each cluster CIDR keeps pod traffic off other
+// interfaces that a pod may have. rules is what programs host ports: nftables or iptables.
+func cniConfig(pods, cluster []netip.Prefix, mtu int, rules string) ([]byte, error) {
 	type object = map[string]any
 	var ranges [][]object
 	var routes []object
@@ -28,7 +29,7 @@ func cniConfig(pods, cluster []netip.Prefix, mtu int) ([]byte, error) {
 				"isGateway": true, "isDefaultGateway": true, "hairpinMode": true, "forceAddress": true,
 				"ipam": object{"type": "host-local", "ranges": ranges, "routes": routes},
 			},
-			{"type": "portmap", "capabilities": object{"portMappings": true}},
+			{"type": "portmap", "backend": rules, "capabilities": object{"portMappings": true}},
 			{"type": "bandwidth", "capabilities": object{"bandwidth": true}},
 		},
 	}, "", "  ")

@@ -194,7 +194,11 @@ func (c *Component) writeCNI(node *corev1.Node, mtu int) error {
 	if err != nil {
 		return err
 	}
-	list, err := cniConfig(pods, c.config.ClusterCIDRs, mtu)
+	rules := "nftables"
+	if !c.config.NFTables {
+		rules = "iptables"
+	}
+	list, err := cniConfig(pods, c.config.ClusterCIDRs, mtu, rules)
 	if err != nil {
 		return err
 	}
