@@ -13,8 +13,9 @@ import (
 const (
 	// watchBuffer is how many batches a watcher may be behind before it is served from disk.
 	watchBuffer = 64
-	// historyChunk is how many revisions are read from disk at a time.
+	// historyChunk is how many revisions are read from disk at a time, and historyBytes about how much of values.
 	historyChunk = 256
+	historyBytes = 4 << 20
 )
 
 // hub tells watchers what was committed. A watcher that keeps up gets each batch straight from the commit. One that
@@ -196,19 +197,23 @@ func (b *Backend) catchUp(ctx context.Context, s *subscriber) error {
 	}
 }
 
-// history reads the events of a range of revisions. It returns ErrCompacted when the first is no longer there.
+// history reads the events of a range of revisions, or of its beginning: CurrentRev tells. It returns ErrCompacted when the first is no longer there.
 func (b *Backend) history(ctx context.Context, from, to int64) (server.EventBatch, error) {
-	out := server.EventBatch{CurrentRev: to}
+	var out server.EventBatch
 	err := b.readers.with(ctx, func(rd *reader) error {
 		var rows []row
 		var derr error
+		size := 0
 		err := rd.after.each(func(vals []driver.Value) bool {
 			var r row
 			if r, derr = fullRow(b.path, vals); derr != nil || r.rev > to {
 				return false
 			}
 			rows = append(rows, r)
-			return true
+			if size += len(r.value); size > historyBytes {
+				to = r.rev
+			}
+			return r.rev < to
 		}, from-1, to-from+1)
 		if err = errors.Join(err, derr); err != nil {
 			return err
@@ -229,6 +234,7 @@ func (b *Backend) history(ctx context.Context, from, to int64) (server.EventBatc
 	if from < b.CompactRevision() {
 		return out, server.ErrCompacted
 	}
+	out.CurrentRev = to
 	if int64(len(out.Events)) != to-from+1 {
 		return out, &DamageError{b.path, fmt.Sprintf("revisions between %d and %d are missing", from, to)}
 	}
