@@ -20,6 +20,7 @@ import (
 
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/datastore/contract"
+	"github.com/knarr-io/knarr/pkg/retry"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
@@ -190,7 +191,15 @@ func postgres(t *testing.T, files tlsFiles) (sock string, port int) {
 		"-c", "ssl=on", "-c", "ssl_ca_file=ca.crt", "-c", "fsync=off")
 	listening(t, filepath.Join(dir, fmt.Sprint(".s.PGSQL.", port)))
 	// It refuses connections until it has recovered, even an empty log.
-	runAs(t, as, filepath.Join(bin, "pg_isready"), "-q", "-h", dir, "-p", strconv.Itoa(port), "-t", "30")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	err = retry.Until(ctx, "PostgreSQL", retry.Backoff{First: 20 * time.Millisecond, Max: time.Second}, func(ctx context.Context) (bool, error) {
+		err := exec.CommandContext(ctx, filepath.Join(bin, "pg_isready"), "-q", "-h", dir, "-p", strconv.Itoa(port)).Run()
+		return err == nil, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return dir, port
 }
 
