@@ -31,6 +31,9 @@ type track struct {
 func (tr *track) write(ctx context.Context, b *sqlite.Backend) error {
 	pad := strings.Repeat("x", 700)
 	rev, err := b.Create(ctx, tr.key, []byte("0,"+pad), 0)
+	if err == nil {
+		tr.acked.Store(0)
+	}
 	for n := int64(1); err == nil && ctx.Err() == nil; n++ {
 		tr.issued.Store(n)
 		// Not cancelled half-way: what was issued is either acknowledged or not, never given up.
@@ -61,6 +64,7 @@ func TestPowerCutsLoseNothingAcknowledged(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range tracks {
 		tracks[i] = &track{key: fmt.Sprintf("/track/%d", i)}
+		tracks[i].acked.Store(-1) // not even created
 		wg.Go(func() {
 			if err := tracks[i].write(ctx, b); err != nil {
 				t.Error(err)
