@@ -7,9 +7,9 @@ import (
 
 const (
 	// walSoftLimit is how much is written to the log before it is copied to the database, beside the writer.
-	walSoftLimit = 4 << 20
+	walSoftLimit = 8 << 20
 	// walHardLimit is the size at which the writer itself copies the rest, so that the log starts over.
-	walHardLimit = 16 << 20
+	walHardLimit = 24 << 20
 	// walPreallocate is the size the log has from the start: what is written before a checkpoint, and some for what is
 	// written during one.
 	walPreallocate = walSoftLimit + 1<<20
