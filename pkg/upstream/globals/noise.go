@@ -14,7 +14,7 @@ import (
 type noise struct {
 	component string
 	message   string // how it begins
-	err       string // what its error contains; "" for any
+	err       string // what its error contains, or the message where that holds it; "" for any
 	early     bool   // harmless only in the first minute of the process
 	where     string // the upstream file:line that logs it
 	why       string // it is harmless
@@ -167,7 +167,7 @@ func (b bridge) levelOf(component string, r slog.Record) slog.Level {
 	}
 	early := r.Time.Sub(b.start) < earlyFor
 	for _, n := range harmless {
-		if n.component == component && strings.HasPrefix(r.Message, n.message) && strings.Contains(err, n.err) && (early || !n.early) {
+		if n.component == component && strings.HasPrefix(r.Message, n.message) && (strings.Contains(err, n.err) || strings.Contains(r.Message, n.err)) && (early || !n.early) {
 			return slog.LevelInfo
 		}
 	}

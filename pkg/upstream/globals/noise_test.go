@@ -55,6 +55,8 @@ func TestNoiseIsInfo(t *testing.T) {
 	}{
 		{component: "kube-scheduler", message: "The manifest file is empty, ignoring.", want: slog.LevelInfo},
 		{component: "kubelet", message: "The manifest file is empty, ignoring.", want: slog.LevelError},
+		{component: "kubelet", message: `Failed to initialize CSINode: caused by: nodes "a" not found`, want: slog.LevelInfo},
+		{component: "kubelet", message: "Failed to initialize CSINode: connection refused", want: slog.LevelError},
 		{component: "kubelet", message: "Error updating node status, will retry", err: `error getting node "a": node "a" not found`, want: slog.LevelInfo},
 		{component: "kubelet", message: "Error updating node status, will retry", err: `node "a" not found`, after: earlyFor, want: slog.LevelError},
 		{component: "kubelet", message: "Error updating node status, will retry", err: "connection refused", want: slog.LevelError},
