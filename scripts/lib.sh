@@ -36,11 +36,16 @@ native_arch() {
 # use_arch ARCH sets what the compilers need to know of ARCH (Go's name).
 use_arch() {
 	ARCH=$1
-	CC_FLAGS=
+	CC_FLAGS='' LD_FLAGS=''
 	case $ARCH in
 	amd64) TRIPLE=x86_64-linux-gnu DEB_ARCH=amd64 SUFFIX= ;;
 	arm64) TRIPLE=aarch64-linux-gnu DEB_ARCH=arm64 SUFFIX=-arm64 ;;
-	arm) TRIPLE=arm-linux-gnueabihf DEB_ARCH=armhf SUFFIX=-armhf CC_FLAGS=-marm ;;
+	arm)
+		TRIPLE=arm-linux-gnueabihf DEB_ARCH=armhf SUFFIX=-armhf CC_FLAGS=-marm
+		# In an executable larger than a branch reaches (32 MB), ld.bfd takes libc's
+		# IFUNC resolvers, which are Thumb code, for ARM code: it dies at its start.
+		LD_FLAGS=-fuse-ld=gold
+		;;
 	*) die "--arch $ARCH: choose amd64, arm64 or arm" ;;
 	esac
 	BINARY=knarr$SUFFIX
