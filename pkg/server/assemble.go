@@ -31,21 +31,21 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	}
 	api := g.Add(kube, lifecycle.After(db, keys))
 
-	shared := newShared(kube)
-	cache := g.Add(shared, lifecycle.After(api))
-	manager, err := controllermanager.New(p.controllerManager(), kube, shared.informers)
+	manager, err := controllermanager.New(p.controllerManager(), kube)
 	if err != nil {
 		return nil, err
 	}
-	g.Add(manager, lifecycle.After(cache))
+	g.Add(manager, lifecycle.After(api))
 
 	if p.Components.Scheduler {
-		s, err := scheduler.New(p.scheduler(), kube, shared.informers)
+		s, err := scheduler.New(p.scheduler(), kube)
 		if err != nil {
 			return nil, err
 		}
-		g.Add(s, lifecycle.After(cache))
+		g.Add(s, lifecycle.After(api))
 	}
+	shared := newShared(kube)
+	cache := g.Add(shared, lifecycle.After(api))
 	if p.Components.CloudController {
 		g.Add(nodecontroller.New(shared.Client, shared.Informers, log), lifecycle.After(cache))
 	}

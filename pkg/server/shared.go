@@ -15,9 +15,10 @@ import (
 // resync is upstream's --min-resync-period of kube-controller-manager.
 const resync = 12 * time.Hour
 
-// shared is the one informer factory of scheduler, controllers and knarr's own components, so that an object is decoded
-// once and held once, and the client of the latter. As a component it owns the informers' end: those who use them start
-// them, each as it needs them.
+// shared is the one client and the one informer factory of knarr's own components, so that an object is decoded once and
+// held once. As a component it owns the informers' end: those who use them start them, each as it needs them. Upstream's
+// controllers and scheduler cannot take part: they register handlers before they are complete, which must not see
+// events, and here others may have started the informers before.
 type shared struct {
 	client    kubernetes.Interface
 	informers informers.SharedInformerFactory

@@ -198,7 +198,7 @@ func table(base, it result) string {
 	row("exec to node Ready, empty data-dir", "s", "%.2f", func(r result) float64 { return r.ready.Seconds() })
 	row("memory, idle: PSS", "MiB", "%.0f", func(r result) float64 { return r.pss })
 	row("  of which anonymous", "MiB", "%.0f", func(r result) float64 { return r.anonymous })
-	row("CPU, idle, of a core", "%", "%.2f", func(r result) float64 { return r.cpu })
+	row("CPU, idle, of a core", "%%", "%.2f", func(r result) float64 { return r.cpu })
 	row("size compressed", "MiB", "%.1f", func(r result) float64 { return r.compressed })
 	row("size on disk, helpers included", "MiB", "%.1f", func(r result) float64 { return r.disk })
 	return b.String()

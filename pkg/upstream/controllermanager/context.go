@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	cacheddiscovery "k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/metadata/metadatainformer"
 	"k8s.io/client-go/restmapper"
@@ -21,15 +23,17 @@ import (
 	"k8s.io/kubernetes/pkg/controller/garbagecollector"
 )
 
-// newContext follows CreateControllerContext (cmd/kube-controller-manager/app/controllermanager.go:528), with the
-// process's informers and in-process clients. It need not wait for the API: the component starts after it.
-func (c *Component) newContext(ctx context.Context, cfg kubectrlmgrconfig.KubeControllerManagerConfiguration) (app.ControllerContext, error) {
+// newContext follows CreateControllerContext (cmd/kube-controller-manager/app/controllermanager.go:528), with
+// in-process clients. It need not wait for the API: the component starts after it. The informers are nobody else's:
+// controllers register handlers before they are complete, so nothing may start them before all controllers are built.
+func (c *Component) newContext(ctx context.Context, cfg kubectrlmgrconfig.KubeControllerManagerConfiguration, root kubernetes.Interface) (app.ControllerContext, error) {
 	clients := builder{c.api}
 	metadataClient, err := metadata.NewForConfig(c.api.ClientConfig(rootUser))
 	if err != nil {
 		return app.ControllerContext{}, fmt.Errorf("make metadata client: %w", err)
 	}
 	completed := (&config.Config{ComponentConfig: cfg}).Complete()
+	shared := informers.NewSharedInformerFactoryWithOptions(root, app.ResyncPeriod(completed)(), informers.WithTransform(trim))
 	metadataInformers := metadatainformer.NewSharedInformerFactoryWithOptions(metadataClient, app.ResyncPeriod(completed)(), metadatainformer.WithTransform(trim))
 	discovery, err := clients.DiscoveryClient("controller-discovery")
 	if err != nil {
@@ -40,8 +44,8 @@ func (c *Component) newContext(ctx context.Context, cfg kubectrlmgrconfig.KubeCo
 
 	cc := app.ControllerContext{
 		ClientBuilder:                   clients,
-		InformerFactory:                 c.informers,
-		ObjectOrMetadataInformerFactory: informerfactory.NewInformerFactory(c.informers, metadataInformers),
+		InformerFactory:                 shared,
+		ObjectOrMetadataInformerFactory: informerfactory.NewInformerFactory(shared, metadataInformers),
 		ComponentConfig:                 cfg,
 		RESTMapper:                      mapper,
 		InformersStarted:                make(chan struct{}),

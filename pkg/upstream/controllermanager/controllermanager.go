@@ -14,7 +14,6 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
@@ -90,14 +89,12 @@ type API interface {
 
 // Component is a kube-controller-manager. Use [New].
 type Component struct {
-	options   *options.KubeControllerManagerOptions
-	api       API
-	informers informers.SharedInformerFactory
+	options *options.KubeControllerManagerOptions
+	api     API
 }
 
-// New parses the configuration. shared are the process's informers, without managed fields. The error, an
-// argv.UsageError, names an argument that upstream does not take.
-func New(c Config, api API, shared informers.SharedInformerFactory) (*Component, error) {
+// New parses the configuration. The error, an argv.UsageError, names an argument that upstream does not take.
+func New(c Config, api API) (*Component, error) {
 	o, err := options.NewKubeControllerManagerOptions()
 	if err != nil {
 		return nil, fmt.Errorf("make kube-controller-manager options: %w", err)
@@ -111,7 +108,7 @@ func New(c Config, api API, shared informers.SharedInformerFactory) (*Component,
 	if err := argv.Parse(argsFlag, c.Args(), sets...); err != nil {
 		return nil, err
 	}
-	return &Component{o, api, shared}, nil
+	return &Component{o, api}, nil
 }
 
 // Name is "kube-controller-manager".
@@ -131,7 +128,7 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	}
 	config.EventBroadcaster.StartRecordingToSink(&corev1client.EventSinkImpl{Interface: root.CoreV1().Events("")})
 	defer config.EventBroadcaster.Shutdown()
-	cc, err := c.newContext(ctx, config.ComponentConfig)
+	cc, err := c.newContext(ctx, config.ComponentConfig, root)
 	if err != nil {
 		return err
 	}
@@ -139,7 +136,8 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
-	c.informers.StartWithContext(ctx)
+	cc.InformerFactory.StartWithContext(ctx)
+	defer cc.InformerFactory.Shutdown()
 	cc.ObjectOrMetadataInformerFactory.Start(ctx.Done())
 	close(cc.InformersStarted)
 	ready()

@@ -15,7 +15,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -61,14 +60,12 @@ type API interface {
 
 // Component is a kube-scheduler. Use [New].
 type Component struct {
-	options   *options.Options
-	api       API
-	informers informers.SharedInformerFactory
+	options *options.Options
+	api     API
 }
 
-// New parses the configuration. shared are the process's informers, without managed fields. The error, an
-// argv.UsageError, names an argument that upstream does not take.
-func New(c Config, api API, shared informers.SharedInformerFactory) (*Component, error) {
+// New parses the configuration. The error, an argv.UsageError, names an argument that upstream does not take.
+func New(c Config, api API) (*Component, error) {
 	o := options.NewOptions()
 	sets := make([]*pflag.FlagSet, 0, len(o.Flags.Order))
 	for _, name := range o.Flags.Order {
@@ -77,7 +74,7 @@ func New(c Config, api API, shared informers.SharedInformerFactory) (*Component,
 	if err := argv.Parse(argsFlag, c.Args(), sets...); err != nil {
 		return nil, err
 	}
-	return &Component{o, api, shared}, nil
+	return &Component{o, api}, nil
 }
 
 // Name is "kube-scheduler".
@@ -104,8 +101,7 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	return errors.Join(errors.New("kube-scheduler ended"), err)
 }
 
-// configure follows options.Options.Config (cmd/kube-scheduler/app/options/options.go:305), with clients and informers
-// of the process instead of its own.
+// configure follows options.Options.Config (cmd/kube-scheduler/app/options/options.go:305), with in-process clients.
 func (c *Component) configure(ctx context.Context) (*schedulerconfig.Config, error) {
 	defaults, err := latest.Default()
 	if err != nil {
@@ -133,7 +129,7 @@ func (c *Component) configure(ctx context.Context) (*schedulerconfig.Config, err
 	}
 	config.Client = client
 	config.EventBroadcaster = events.NewEventBroadcasterAdapterWithContext(ctx, client)
-	config.InformerFactory = sharing{c.informers, scheduler.NewInformerFactory(client, 0, nil)}
+	config.InformerFactory = scheduler.NewInformerFactory(client, 0, nil)
 	config.DynInformerFactory = dynamicinformer.NewFilteredDynamicSharedInformerFactory(dynamicClient, 0, corev1.NamespaceAll, nil)
 	return config, nil
 }
