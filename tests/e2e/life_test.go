@@ -74,15 +74,11 @@ func TestBootFitsOneScreen(t *testing.T) {
 		t.Errorf("a healthy boot prints %d lines; a screen has %d:\n%s", len(boot), lines, strings.Join(boot, "\n"))
 	}
 	for _, l := range boot {
-		switch {
-		case strings.Contains(l, " ERROR knarr ") || strings.Contains(l, "panic"):
-			t.Errorf("a healthy boot complains: %s", l)
-		case strings.Contains(l, " ERROR ") || strings.Contains(l, " WARN "):
-			// Upstream's parts race each other at a first start; what they say then is to go into the table of
-			// pkg/upstream/globals/noise.go once it is understood. The screen has room for a few.
-			t.Logf("not in the table of harmless records: %s", l)
-		case len(l) > columns:
+		if len(l) > columns {
 			t.Errorf("a line of %d characters: %s", len(l), l)
+		}
+		if strings.Contains(l, " ERROR ") || strings.Contains(l, "panic") {
+			t.Errorf("a healthy boot complains: %s", l)
 		}
 	}
 }
