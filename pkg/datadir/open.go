@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/knarr-io/knarr/pkg/atomicfile"
 )
@@ -21,6 +22,8 @@ const (
 	// first minute writes about that much, and a datastore that runs full on the
 	// way up is harder to repair than one that was not opened.
 	minFree = 32 << 20
+	// deadHolder is how long a lock may outlive the process that took it.
+	deadHolder = 5 * time.Second
 )
 
 // LockedError says that another process uses the data-dir.
@@ -128,7 +131,7 @@ func (d Dir) lock() (*os.File, error) {
 	if err != nil {
 		return nil, d.unusable("open its lock file", err)
 	}
-	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	err = flock(file)
 	switch {
 	case err == nil:
 		return file, nil
@@ -140,10 +143,30 @@ func (d Dir) lock() (*os.File, error) {
 	return nil, errors.Join(err, file.Close())
 }
 
+// flock locks file, and waits for it at most deadHolder when the process that
+// holds it is dead: a child that it was just starting when it was killed has the
+// lock until its exec, and on a busy host that is still to come.
+func flock(file *os.File) error {
+	end := time.Now().Add(deadHolder)
+	for {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) || alive(readPID(file)) || time.Now().After(end) {
+			return err
+		}
+		<-time.After(deadHolder / 100)
+	}
+}
+
+// alive tells whether there is such a process; one that has not said its pid
+// yet is just starting.
+func alive(pid int) bool {
+	return pid == 0 || !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
+}
+
 // readPID is 0 when the holder has not written its pid yet, or the pid cannot be
 // read: the message then does without.
 func readPID(file *os.File) int {
-	data, err := io.ReadAll(file)
+	data, err := io.ReadAll(io.NewSectionReader(file, 0, 32))
 	if err != nil {
 		return 0
 	}

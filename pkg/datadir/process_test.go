@@ -70,6 +70,61 @@ func TestLockedByAnotherProcessUntilItIsKilled(t *testing.T) {
 	open(t, d, "v1.37.1+knarr1")
 }
 
+// TestLockOfADeadProcess is a server started right after kill -9, while a child
+// of the killed one has not come to its exec.
+func TestLockOfADeadProcess(t *testing.T) {
+	d := New(t.TempDir())
+	dead := exec.CommandContext(t.Context(), "true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	held, err := os.OpenFile(d.LockFile(), os.O_RDWR|os.O_CREATE, stampMode)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprintln(held, dead.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Flock(int(held.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if err := openError(d, "v1.37.1+knarr1"); !errors.As(err, new(*LockedError)) {
+		t.Fatalf("with the lock held to the end: got %v", err)
+	}
+	opened := make(chan error, 1)
+	go func() {
+		lock, err := d.Open("v1.37.1+knarr1")
+		if err == nil {
+			err = lock.Close()
+		}
+		opened <- err
+	}()
+	waitOpen(t, d.LockFile(), 2) // it has been refused, or is about to be
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-opened; err != nil {
+		t.Error(err)
+	}
+}
+
+// waitOpen waits until this process has path open n times.
+func waitOpen(t *testing.T, path string, n int) {
+	t.Helper()
+	for count := 0; count < n; {
+		links, err := filepath.Glob("/proc/self/fd/*")
+		if err != nil || t.Context().Err() != nil {
+			t.Fatal("look at the open files:", err, t.Context().Err())
+		}
+		count = 0
+		for _, link := range links {
+			if to, err := os.Readlink(link); err == nil && to == path {
+				count++
+			}
+		}
+	}
+}
+
 // TestFileSystems needs mounts, so it runs itself again in a mount namespace of
 // its own, with a user namespace where the tests do not run as root.
 func TestFileSystems(t *testing.T) {
