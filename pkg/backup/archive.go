@@ -14,12 +14,16 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"filippo.io/age"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/knarr-io/knarr/pkg/seal"
 )
 
-// archive writes a backup: tar in zstd, in age if encrypted.
+// archive writes a backup: tar in zstd, in age if encrypted, and the checksum of it all.
 type archive struct {
 	ctx   context.Context
 	tar   *tar.Writer
@@ -27,10 +31,12 @@ type archive struct {
 	sums  map[string]string
 }
 
-func newArchive(ctx context.Context, w io.Writer, passphrase []byte) (*archive, error) {
-	a := &archive{ctx: ctx, sums: map[string]string{}}
-	if len(passphrase) > 0 {
-		recipient, err := age.NewScryptRecipient(string(passphrase))
+func newArchive(ctx context.Context, w io.Writer, o Options) (*archive, error) {
+	whole := seal.NewWriter(w)
+	a := &archive{ctx: ctx, sums: map[string]string{}, close: []io.Closer{whole}}
+	w = whole
+	if len(o.Passphrase) > 0 {
+		recipient, err := age.NewScryptRecipient(string(o.Passphrase))
 		if err != nil {
 			return nil, fmt.Errorf("encrypt: %w", err)
 		}
@@ -38,10 +44,10 @@ func newArchive(ctx context.Context, w io.Writer, passphrase []byte) (*archive, 
 		if err != nil {
 			return nil, fmt.Errorf("encrypt: %w", err)
 		}
-		a.close = append(a.close, sealed)
+		a.close = append([]io.Closer{sealed}, a.close...)
 		w = sealed
 	}
-	z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
+	z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(o.Compression.level()))
 	if err != nil {
 		return nil, fmt.Errorf("compress: %w", err)
 	}
@@ -61,19 +67,21 @@ func (a *archive) add(name string, content []byte) error {
 	return err
 }
 
-// addTree writes a directory under a name; one that is not there is left out, and so is what leaveOut names.
-func (a *archive) addTree(name, dir, leaveOut string) error {
+// addTree writes a directory under a name. One that is not there is left out, and so are what leaveOut names, other
+// backups, and what goes away meanwhile.
+func (a *archive) addTree(name, dir string, leaveOut ...string) error {
 	if _, err := os.Lstat(dir); dir == "" || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
 			return err
-		}
-		if p == leaveOut {
-			if d.IsDir() {
-				return fs.SkipDir
-			}
+		case slices.Contains(leaveOut, p) && d.IsDir():
+			return fs.SkipDir
+		case slices.Contains(leaveOut, p), strings.HasSuffix(p, fileSuffix):
 			return nil
 		}
 		if err := a.ctx.Err(); err != nil {
@@ -83,37 +91,57 @@ func (a *archive) addTree(name, dir, leaveOut string) error {
 		if err != nil {
 			return err
 		}
-		return a.addFile(path.Join(name, filepath.ToSlash(rel)), p, d)
+		if name := path.Join(name, filepath.ToSlash(rel)); d.Type().IsRegular() {
+			return a.addFile(name, p)
+		} else if d.IsDir() || d.Type() == fs.ModeSymlink {
+			return a.addHeader(name, p, d)
+		}
+		return nil // sockets are made anew
 	})
 }
 
-func (a *archive) addFile(name, file string, d fs.DirEntry) error {
+// addHeader writes a directory or a link.
+func (a *archive) addHeader(name, file string, d fs.DirEntry) error {
 	fi, err := d.Info()
+	link := ""
+	if err == nil && !fi.IsDir() {
+		link, err = os.Readlink(file)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
-	}
-	link := ""
-	switch {
-	case fi.Mode().Type() == fs.ModeSymlink:
-		if link, err = os.Readlink(file); err != nil {
-			return err
-		}
-	case !fi.IsDir() && !fi.Mode().IsRegular():
-		return nil // sockets are made anew
 	}
 	h, err := tar.FileInfoHeader(fi, link)
 	if err != nil {
 		return err
 	}
 	h.Name, h.Format = name, tar.FormatPAX
-	if err := a.tar.WriteHeader(h); err != nil || !fi.Mode().IsRegular() {
-		return err
-	}
+	return a.tar.WriteHeader(h)
+}
+
+func (a *archive) addFile(name, file string) error {
 	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	h, err := tar.FileInfoHeader(fi, "")
+	if err != nil {
+		return err
+	}
+	h.Name, h.Format = name, tar.FormatPAX
+	if err := a.tar.WriteHeader(h); err != nil {
+		return err
+	}
 	sum := sha256.New()
 	// The header tells the size: a file that grows meanwhile is taken as it was, one that shrinks is an error.
 	if _, err := io.CopyN(io.MultiWriter(a.tar, sum), f, fi.Size()); err != nil {
@@ -144,8 +172,12 @@ func (a *archive) finish() error {
 var ErrPassphrase = errors.New("it is encrypted: the right passphrase is needed")
 
 // readArchive unpacks a backup into dir, checks that all of it is there, and returns its description.
-func readArchive(ctx context.Context, f io.ReadSeeker, dir string, passphrase []byte) (description []byte, err error) {
-	r, err := open(f, passphrase)
+func readArchive(ctx context.Context, f *os.File, dir string, passphrase []byte) (description []byte, err error) {
+	whole, err := seal.Open(f)
+	if err != nil {
+		return nil, err
+	}
+	r, err := open(whole, passphrase)
 	if err != nil {
 		return nil, err
 	}

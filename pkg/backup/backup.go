@@ -2,8 +2,8 @@
 // certificate authorities and other credentials, the token, the manifests and the configuration.
 //
 // A backup is a tar archive, compressed with zstd and, when asked, encrypted with age for a passphrase. It begins with
-// a description and ends with the checksums of everything in it, so that one that was cut off is never taken for whole.
-// The datastore in it is a SQLite database, whatever engine it came from.
+// a description and ends with the checksums of everything in it. The file ends with its own checksum, which is verified
+// before anything is unpacked. The datastore in it is a SQLite database, whatever engine it came from.
 //
 // It does not back up volumes of pods, images or containers: those are the nodes', not the server's.
 //
@@ -25,6 +25,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/version"
@@ -63,8 +65,39 @@ const (
 	fileSuffix = ".knarr-backup"
 )
 
-// Create writes a backup to a new file, whole or not at all. A passphrase that is not empty encrypts it.
-func Create(ctx context.Context, s Source, file string, passphrase []byte) (info Info, err error) {
+// Compression is how hard to try to make backups small; the zero value is [CompressionDefault].
+type Compression string
+
+// Each takes about twice the time of the one before.
+const (
+	CompressionFast    Compression = "fast"
+	CompressionDefault Compression = "default"
+	CompressionBetter  Compression = "better"
+	CompressionBest    Compression = "best"
+)
+
+func (c Compression) level() zstd.EncoderLevel {
+	switch c {
+	case CompressionFast:
+		return zstd.SpeedFastest
+	case CompressionBetter:
+		return zstd.SpeedBetterCompression
+	case CompressionBest:
+		return zstd.SpeedBestCompression
+	default:
+		return zstd.SpeedDefault
+	}
+}
+
+// Options say how a backup is written; the zero value is not encrypted.
+type Options struct {
+	// Passphrase encrypts the backup when not empty.
+	Passphrase  []byte
+	Compression Compression
+}
+
+// Create writes a backup to a new file, whole or not at all.
+func Create(ctx context.Context, s Source, file string, o Options) (info Info, err error) {
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 		return info, fmt.Errorf("create backup %s: the file exists (%v)", file, err)
 	}
@@ -83,7 +116,7 @@ func Create(ctx context.Context, s Source, file string, passphrase []byte) (info
 	if err != nil {
 		return info, fmt.Errorf("create backup: %w", err)
 	}
-	err = errors.Join(writeArchive(ctx, f, s, info, tmp, passphrase), f.Sync(), f.Close())
+	err = errors.Join(writeArchive(ctx, f, s, info, tmp, o), f.Sync(), f.Close())
 	if err != nil {
 		return info, fmt.Errorf("write backup: %w", err)
 	}
@@ -93,8 +126,8 @@ func Create(ctx context.Context, s Source, file string, passphrase []byte) (info
 	return info, syncDir(filepath.Dir(file))
 }
 
-func writeArchive(ctx context.Context, w io.Writer, s Source, info Info, store string, passphrase []byte) error {
-	a, err := newArchive(ctx, w, passphrase)
+func writeArchive(ctx context.Context, w io.Writer, s Source, info Info, store string, o Options) error {
+	a, err := newArchive(ctx, w, o)
 	if err != nil {
 		return err
 	}
@@ -105,14 +138,14 @@ func writeArchive(ctx context.Context, w io.Writer, s Source, info Info, store s
 	if err := a.add(nameInfo, description); err != nil {
 		return err
 	}
-	for _, part := range []struct{ name, dir, leaveOut string }{
-		{dirServer, filepath.Join(s.DataDir, "server"), filepath.Join(s.DataDir, "server", "db")},
-		{dirConfig, s.ConfigDir, ""},
-		{dirStore, store, filepath.Join(store, "backup")},
-	} {
-		if err := a.addTree(part.name, part.dir, part.leaveOut); err != nil {
-			return err
-		}
+	server := filepath.Join(s.DataDir, "server")
+	err = errors.Join(
+		a.addTree(dirServer, server, filepath.Join(server, "db"), store),
+		a.addTree(dirConfig, s.ConfigDir),
+		a.addTree(dirStore, store, filepath.Join(store, "backup")),
+	)
+	if err != nil {
+		return err
 	}
 	return a.finish()
 }

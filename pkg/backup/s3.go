@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -30,8 +32,67 @@ type S3 struct {
 	AccessKey, SecretKey string
 	// CAFile has the certificates to trust; empty for the system's.
 	CAFile string
-	// Insecure speaks HTTP, for tests.
+	// Insecure speaks HTTP.
 	Insecure bool
+	// SkipVerify accepts any certificate.
+	SkipVerify bool
+	// SessionToken goes with credentials that last for a while.
+	SessionToken string
+	// Lookup is how the bucket is addressed: dns, path, or auto, which is also what empty means.
+	Lookup string
+	// Proxy is the URL of an HTTP proxy; empty for the environment's.
+	Proxy string
+	// Timeout bounds each operation; 0 does not.
+	Timeout time.Duration
+	// Keep is how many backups stay there; 0 removes none.
+	Keep int
+}
+
+// bound bounds one operation.
+func (s S3) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if s.Timeout <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, s.Timeout, fmt.Errorf("S3 did not answer within %s", s.Timeout))
+}
+
+// transport is nil where minio's own will do.
+func (s S3) transport() (http.RoundTripper, error) {
+	if s.CAFile == "" && s.Proxy == "" && !s.SkipVerify {
+		return nil, nil
+	}
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.TLSClientConfig = &tls.Config{InsecureSkipVerify: s.SkipVerify}
+	if s.CAFile != "" {
+		pem, err := os.ReadFile(s.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("S3: read CA certificates: %w", err)
+		}
+		t.TLSClientConfig.RootCAs = x509.NewCertPool()
+		if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("S3: %s has no certificate", s.CAFile)
+		}
+	}
+	if s.Proxy != "" {
+		u, err := url.Parse(s.Proxy)
+		if err != nil {
+			return nil, fmt.Errorf("S3: read proxy's URL: %w", err)
+		}
+		t.Proxy = http.ProxyURL(u)
+	}
+	return t, nil
+}
+
+// lookup is the bucket's address in minio's words.
+func (s S3) lookup() minio.BucketLookupType {
+	switch s.Lookup {
+	case "dns":
+		return minio.BucketLookupDNS
+	case "path":
+		return minio.BucketLookupPath
+	default:
+		return minio.BucketLookupAuto
+	}
 }
 
 // Remote is a place for backups in an S3 service. Use [NewRemote].
@@ -51,24 +112,14 @@ func NewRemote(s S3) (*Remote, error) {
 	if s.Endpoint == "" {
 		s.Endpoint = "s3.amazonaws.com"
 	}
-	o := &minio.Options{Secure: !s.Insecure, Region: s.Region, MaxRetries: 3, Creds: credentials.NewChainCredentials([]credentials.Provider{
-		&credentials.EnvAWS{}, &credentials.FileAWSCredentials{}, &credentials.IAM{},
-	})}
-	if s.AccessKey != "" {
-		o.Creds = credentials.NewStaticV4(s.AccessKey, s.SecretKey, "")
+	transport, err := s.transport()
+	if err != nil {
+		return nil, err
 	}
-	if s.CAFile != "" {
-		pem, err := os.ReadFile(s.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("S3: read CA certificates: %w", err)
-		}
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("S3: %s has no certificate", s.CAFile)
-		}
-		transport := http.DefaultTransport.(*http.Transport).Clone()
-		transport.TLSClientConfig = &tls.Config{RootCAs: pool}
-		o.Transport = transport
+	o := &minio.Options{Secure: !s.Insecure, Region: s.Region, MaxRetries: 3, BucketLookup: s.lookup(), Transport: transport,
+		Creds: credentials.NewChainCredentials([]credentials.Provider{&credentials.EnvAWS{}, &credentials.FileAWSCredentials{}, &credentials.IAM{}})}
+	if s.AccessKey != "" {
+		o.Creds = credentials.NewStaticV4(s.AccessKey, s.SecretKey, s.SessionToken)
 	}
 	client, err := minio.New(s.Endpoint, o)
 	if err != nil {
@@ -81,6 +132,8 @@ func (r *Remote) key(name string) string { return path.Join(r.s.Folder, name) }
 
 // Upload sends a backup; its checksum goes along and the service verifies it.
 func (r *Remote) Upload(ctx context.Context, file string) error {
+	ctx, cancel := r.s.bound(ctx)
+	defer cancel()
 	_, err := r.client.FPutObject(ctx, r.s.Bucket, r.key(filepath.Base(file)), file, minio.PutObjectOptions{
 		ContentType: "application/octet-stream", SendContentMd5: true,
 	})
@@ -92,6 +145,8 @@ func (r *Remote) Upload(ctx context.Context, file string) error {
 
 // Download fetches a backup by its name, whole or not at all.
 func (r *Remote) Download(ctx context.Context, name, to string) error {
+	ctx, cancel := r.s.bound(ctx)
+	defer cancel()
 	if err := r.client.FGetObject(ctx, r.s.Bucket, r.key(name), to, minio.GetObjectOptions{}); err != nil {
 		return fmt.Errorf("fetch backup %s from S3: %w", name, err)
 	}
@@ -100,7 +155,7 @@ func (r *Remote) Download(ctx context.Context, name, to string) error {
 
 // List returns the names of the backups there, the newest first.
 func (r *Remote) List(ctx context.Context) ([]string, error) {
-	ctx, cancel := context.WithCancel(ctx) // ends the listing when it is left early
+	ctx, cancel := r.s.bound(ctx) // also ends the listing when it is left early
 	defer cancel()
 	prefix := r.s.Folder
 	if prefix != "" {

@@ -8,22 +8,29 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/robfig/cron/v3"
 )
 
 // Schedule says when to make backups and how many to keep.
 type Schedule struct {
 	Source
+	Options
 	// Dir is where they go, made when missing.
 	Dir string
-	// Every is the time between two backups, counted from the newest that is there, also across restarts. 0: none.
-	Every time.Duration
+	// Cron is when they are made, in cron's five fields and local time, or as @daily or @every 12h. A time that passed
+	// while the server was off is made up for, and a directory without a backup gets one. Empty: none is made.
+	Cron string
+	// Settle is how long after the start none is made yet.
+	Settle time.Duration
 	// Keep is how many stay; at least one.
 	Keep int
-	// Passphrase encrypts them when not empty.
-	Passphrase []byte
-	// S3 is where they are sent as well, with the same number kept; nil for nowhere.
+	// S3 is where they are sent as well; nil for nowhere.
 	S3 *S3
 }
+
+// retryAfter is the time between attempts at a backup that fails.
+const retryAfter = 10 * time.Minute
 
 // Scheduler makes backups while the server runs. Use [NewScheduler].
 type Scheduler struct {
@@ -44,7 +51,13 @@ func (x *Scheduler) Prepare(context.Context) error {
 			return err
 		}
 	}
-	if x.s.Every > 0 && x.s.Keep < 1 {
+	if x.s.Cron == "" {
+		return nil
+	}
+	if _, err := cron.ParseStandard(x.s.Cron); err != nil {
+		return fmt.Errorf("read schedule of backups %q: %w", x.s.Cron, err)
+	}
+	if x.s.Keep < 1 {
 		return fmt.Errorf("backups to keep: %d: at least one has to stay", x.s.Keep)
 	}
 	if err := os.MkdirAll(x.s.Dir, 0o700); err != nil {
@@ -53,55 +66,64 @@ func (x *Scheduler) Prepare(context.Context) error {
 	return nil
 }
 
-// Run implements lifecycle.Component. A backup that fails is logged and tried again after a tenth of the time; it never
-// ends the server.
+// Run implements lifecycle.Component. A backup that fails is logged and tried again; it never ends the server.
 func (x *Scheduler) Run(ctx context.Context, ready func()) error {
 	if err := x.Prepare(ctx); err != nil {
 		return err
 	}
 	ready()
-	if x.s.Every <= 0 {
+	if x.s.Cron == "" {
 		<-ctx.Done()
 		return nil
 	}
-	for wait := x.next(time.Now()); ; wait = x.next(time.Now()) {
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-timer.C:
-		}
+	when, err := cron.ParseStandard(x.s.Cron)
+	if err != nil {
+		return fmt.Errorf("read schedule of backups %q: %w", x.s.Cron, err)
+	}
+	for wait := max(x.s.Settle, x.next(when, time.Now())); pause(ctx, wait); wait = x.next(when, time.Now()) {
 		if err := x.backUp(ctx); err != nil && ctx.Err() == nil {
-			x.log.Error("scheduled backup failed and will be tried again", "err", err, "in", x.s.Every/10)
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(x.s.Every / 10):
-			}
+			x.log.Error("scheduled backup failed and will be tried again", "err", err, "in", retryAfter)
+			pause(ctx, retryAfter)
 		}
+	}
+	return nil
+}
+
+// pause reports whether the time has passed, and not ctx ended before.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
 	}
 }
 
 // next is the time until the next backup is due.
-func (x *Scheduler) next(now time.Time) time.Duration {
+func (x *Scheduler) next(when cron.Schedule, now time.Time) time.Duration {
 	files, err := List(x.s.Dir)
 	if err != nil || len(files) == 0 {
 		return 0
 	}
-	return max(0, files[0].Created.Add(x.s.Every).Sub(now))
+	due := when.Next(files[0].Created.In(now.Location()))
+	if due.IsZero() {
+		due = now.Add(24 * time.Hour) // never, such as 30 February; looked at again tomorrow
+	}
+	return max(0, due.Sub(now))
 }
 
 func (x *Scheduler) backUp(ctx context.Context) error {
 	began := time.Now()
 	file := filepath.Join(x.s.Dir, Name(began))
-	info, err := Create(ctx, x.s.Source, file, x.s.Passphrase)
+	info, err := Create(ctx, x.s.Source, file, x.s.Options)
 	if err != nil {
 		return err
 	}
 	removed, err := Prune(x.s.Dir, x.s.Keep)
 	if x.s.S3 != nil {
-		err = errors.Join(err, Send(ctx, *x.s.S3, file, x.s.Keep))
+		err = errors.Join(err, Send(ctx, *x.s.S3, file, x.s.S3.Keep))
 	}
 	x.log.Info("backup made", "file", file, "keys", info.Datastore.Keys, "revision", info.Datastore.Revision,
 		"took", time.Since(began).Round(time.Millisecond), "removed", len(removed))

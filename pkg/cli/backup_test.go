@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/knarr-io/knarr/pkg/backup"
 )
@@ -26,6 +27,9 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 	if code := c.run(t, backupCommand, "list"); code != 0 || !strings.Contains(c.stdout.String(), made.File) {
 		t.Errorf("list: exit code %d, %s", code, c.stdout.String())
+	}
+	if code := c.run(t, backupCommand, "prune", "--retention", "1"); code != 0 || c.stdout.String() != "" {
+		t.Errorf("prune: exit code %d, %s %s", code, c.stdout.String(), c.stderr.String())
 	}
 	if code := c.run(t, backupCommand, "verify", made.File); code != exitFailed || !strings.Contains(c.stderr.String(), "passphrase") {
 		t.Errorf("verify without passphrase: exit code %d, %s", code, c.stderr.String())
@@ -57,5 +61,40 @@ func TestBackupUsage(t *testing.T) {
 	}
 	if code := c.run(t, backupCommand); code != exitFailed {
 		t.Errorf("backup without a store: exit code %d", code)
+	}
+}
+
+// TestBackupUsesTheServersConfiguration has everything that the command needs in the configuration file, under k3s's
+// names where it has some.
+func TestBackupUsesTheServersConfiguration(t *testing.T) {
+	c := newCommand(t)
+	store := filepath.Join(c.root, "data/server/db")
+	if err := os.MkdirAll(filepath.Dir(store), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c.makeStore(t)
+	if err := os.Rename(filepath.Join(c.root, "var/lib/knarr/server/db"), store); err != nil {
+		t.Fatal(err)
+	}
+	c.file(t, "etc/knarr/config.yaml", "data-dir: /data\netcd-snapshot-dir: /elsewhere\netcd-snapshot-retention: 2\nbackup-passphrase-file: /pass\n")
+	c.file(t, "pass", "correct horse\n")
+	c.file(t, "elsewhere/"+backup.Name(time.Unix(1e9, 0)), "old")
+	c.file(t, "elsewhere/"+backup.Name(time.Unix(2e9, 0)), "new")
+	if code := c.run(t, backupCommand); code != 0 {
+		t.Fatalf("backup: exit code %d, %s", code, c.stderr.String())
+	}
+	var made struct{ File string }
+	if err := json.Unmarshal(c.stdout.Bytes(), &made); err != nil || filepath.Dir(made.File) != filepath.Join(c.root, "elsewhere") {
+		t.Fatalf("backup printed %s, %v", c.stdout.String(), err)
+	}
+	if data, err := os.ReadFile(made.File); err != nil || !strings.HasPrefix(string(data), "age-") {
+		t.Errorf("the backup is not encrypted (%v)", err)
+	}
+	if code := c.run(t, backupCommand, "prune"); code != 0 || strings.Count(c.stdout.String(), "removed") != 1 {
+		t.Errorf("prune: exit code %d, %s %s", code, c.stdout.String(), c.stderr.String())
+	}
+	c.file(t, "etc/knarr/config.yaml", "backup-retention: none\n")
+	if code := c.run(t, backupCommand, "list"); code != exitUsage || !strings.Contains(c.stderr.String(), "config.yaml:1") {
+		t.Errorf("with a bad configuration: exit code %d, %s", code, c.stderr.String())
 	}
 }

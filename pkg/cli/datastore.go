@@ -6,16 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/knarr-io/knarr/pkg/datadir"
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/datastore/sqlite"
+	"github.com/knarr-io/knarr/pkg/server"
 )
 
 func datastoreCommand(env Env) *cli.Command {
+	conf := storeSettings(env)
 	return &cli.Command{
 		Name:  "datastore",
 		Usage: "Serve, inspect, compact, check and migrate the datastore by itself",
@@ -25,16 +25,16 @@ func datastoreCommand(env Env) *cli.Command {
 				Usage: "Serve the etcd API alone, for tests, benchmarks and tools",
 				Description: "Clients are not asked who they are, so only a socket or a loopback address can be served.\n" +
 					"It runs until it is interrupted.",
-				Flags: append(storeFlags(), &cli.StringFlag{
+				Flags: conf.flags(&cli.StringFlag{
 					Name: "listen", Value: "tcp://127.0.0.1:2379", Usage: "`ADDRESS`: tcp://127.0.0.1:PORT or unix:///PATH",
 				}),
-				Action: storeAction(env, serveStore),
+				Action: storeAction(env, conf, serveStore),
 			},
 			{
 				Name:        "status",
 				Usage:       "Show revision and size, of a store in use or not",
-				Flags:       storeFlags(),
-				Action:      storeAction(env, storeStatus),
+				Flags:       conf.flags(),
+				Action:      storeAction(env, conf, storeStatus),
 				Description: "Prints one JSON object.",
 			},
 			{
@@ -42,8 +42,8 @@ func datastoreCommand(env Env) *cli.Command {
 				Usage: "Delete all history and give the free space back",
 				Description: "The server must be stopped when the store is SQLite. A running server needs no such help: it\n" +
 					"compacts every five minutes.",
-				Flags:  storeFlags(),
-				Action: storeAction(env, compactStore),
+				Flags:  conf.flags(),
+				Action: storeAction(env, conf, compactStore),
 			},
 			{
 				Name:  "check",
@@ -51,53 +51,28 @@ func datastoreCommand(env Env) *cli.Command {
 				Description: "Of SQLite the structure and all checksums are verified. Prints number, size and hash of what\n" +
 					"the store holds; stores of different kinds with equal contents have equal hashes. The exit\n" +
 					"code is 1 when the store is damaged.",
-				Flags:  storeFlags(),
-				Action: storeAction(env, checkStore),
+				Flags:  conf.flags(),
+				Action: storeAction(env, conf, checkStore),
 			},
-			migrateCommand(env),
+			migrateCommand(env, conf),
 		},
 	}
 }
 
-// storeFlags name a store as the flags of `knarr server` do.
-func storeFlags() []cli.Flag {
-	file := func(name, what string) cli.Flag {
-		return &cli.StringFlag{Name: name, Usage: "`FILE`: " + what + " for the external datastore"}
-	}
-	return []cli.Flag{
-		dataDirFlag(),
-		&cli.StringFlag{
-			Name: "datastore-endpoint", EnvVars: []string{"KNARR_DATASTORE_ENDPOINT"},
-			Usage: "`URL` of an external datastore; none for SQLite in the data directory",
-		},
-		file("datastore-cafile", "CA certificate"), file("datastore-certfile", "certificate"), file("datastore-keyfile", "key"),
-	}
-}
-
-// storeAction is an action on the store that storeFlags name.
-func storeAction(env Env, f func(ctx context.Context, env Env, c *cli.Context, config datastore.Config, log *slog.Logger) error) cli.ActionFunc {
+// storeAction is an action on the store that the settings name.
+func storeAction(env Env, conf settings, f func(ctx context.Context, env Env, c *cli.Context, config datastore.Config, log *slog.Logger) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		if err := noArguments(c); err != nil {
 			return err
 		}
-		config, err := storeConfig(env, c)
+		s, err := conf.load(c)
 		if err != nil {
 			return err
 		}
+		config := server.DatastoreConfig(s)
 		log := slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 		return f(c.Context, env, c, config, log)
 	}
-}
-
-func storeConfig(env Env, c *cli.Context) (datastore.Config, error) {
-	root, err := filepath.Abs(env.path(c.String("data-dir")))
-	if err != nil {
-		return datastore.Config{}, usagef("--data-dir: %w", err)
-	}
-	return datastore.Config{
-		Endpoint: c.String("datastore-endpoint"), Dir: datadir.New(root).DB(),
-		CAFile: c.String("datastore-cafile"), CertFile: c.String("datastore-certfile"), KeyFile: c.String("datastore-keyfile"),
-	}, nil
 }
 
 func serveStore(ctx context.Context, _ Env, c *cli.Context, config datastore.Config, log *slog.Logger) error {
@@ -145,8 +120,8 @@ func printJSON(env Env, v any) error {
 	return nil
 }
 
-func migrateCommand(env Env) *cli.Command {
-	flags := append(storeFlags(), &cli.StringFlag{
+func migrateCommand(env Env, conf settings) *cli.Command {
+	flags := conf.flags(&cli.StringFlag{
 		Name: "to", Required: true,
 		Usage: "`URL` of the new datastore, as for --datastore-endpoint, or sqlite:// for SQLite in --to-dir",
 	}, &cli.StringFlag{Name: "to-dir", Usage: "`DIR` for a new SQLite database; the data directory's own when not given"})
@@ -159,7 +134,7 @@ func migrateCommand(env Env) *cli.Command {
 		Description: "Servers must be stopped. The old store stays as it is; afterwards start the server with the new\n" +
 			"--datastore-endpoint, or without one for SQLite.",
 		Flags: flags,
-		Action: storeAction(env, func(ctx context.Context, env Env, c *cli.Context, config datastore.Config, log *slog.Logger) error {
+		Action: storeAction(env, conf, func(ctx context.Context, env Env, c *cli.Context, config datastore.Config, log *slog.Logger) error {
 			to := datastore.Config{
 				Endpoint: c.String("to"), Dir: c.String("to-dir"),
 				CAFile: c.String("to-cafile"), CertFile: c.String("to-certfile"), KeyFile: c.String("to-keyfile"),

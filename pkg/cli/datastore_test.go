@@ -45,7 +45,7 @@ func TestDatastoreUsage(t *testing.T) {
 		args []string
 	}{
 		{"unexpected argument", []string{"status", "now"}},
-		{"unknown scheme", []string{"serve", "--datastore-endpoint", "oracle://x"}},
+		{"scheme \"oracle\" is not supported", []string{"serve", "--datastore-endpoint", "oracle://x"}},
 		{"to", []string{"migrate"}},
 	} {
 		c := newCommand(t)

@@ -35,6 +35,7 @@ func idleFlags() []idle {
 		{"kube-proxy-arg", "disable-kube-proxy", disabled, func(s *Server) bool { return !s.Components.KubeProxy }},
 		{"kube-proxy-arg", "disable-agent", disabled, func(s *Server) bool { return !s.Components.Agent }},
 		{"kubelet-arg", "disable-agent", disabled, func(s *Server) bool { return !s.Components.Agent }},
+		{"backup-schedule", "disable-backups", disabled, func(s *Server) bool { return !s.Backup.Scheduled }},
 		{"datastore-cafile", "datastore-endpoint", store, localStore},
 		{"datastore-certfile", "datastore-endpoint", store, localStore},
 		{"datastore-keyfile", "datastore-endpoint", store, localStore},
@@ -68,7 +69,23 @@ func (l *loader) check(s *Server) {
 		l.checkRanges(s)
 		l.checkAddresses(s)
 	}
+	l.checkBackup(s)
 	l.checkIdle(s)
+}
+
+// checkBackup sees to it that where backups are sent is said in full or not at all.
+func (l *loader) checkBackup(s *Server) {
+	if l.role != RoleServer || !l.fine("backup-s3") {
+		return
+	}
+	if s.Backup.S3.Enabled && !l.given("backup-s3-bucket") {
+		l.conflict("backup-s3", "needs --backup-s3-bucket as well")
+	}
+	for _, f := range backupS3Flags()[1:] {
+		if !s.Backup.S3.Enabled && l.given(f.Name) && !l.off(f.Name) {
+			l.conflict(f.Name, "has no effect because --backup-s3 is not set; set it, or remove this")
+		}
+	}
 }
 
 // off reports whether a switch was given as false.
@@ -84,6 +101,7 @@ func (l *loader) checkPairs() {
 	}
 	for _, pair := range [][2]string{
 		{"datastore-certfile", "datastore-keyfile"},
+		{"backup-s3-access-key", "backup-s3-secret-key"},
 		{"image-credential-provider-bin-dir", "image-credential-provider-config"},
 	} {
 		for i, name := range pair {

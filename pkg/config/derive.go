@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"net/netip"
 	"path"
 	"strconv"
@@ -140,6 +141,11 @@ func (r Runtime) External() bool { return r.Endpoint != "" }
 
 // Embedded reports whether the state is in the SQLite database in the data-dir.
 func (d Datastore) Embedded() bool { return !d.Endpoint.IsSet() }
+
+// BackupDir is where backups are: the directory given, else one in the data-dir.
+func (s Server) BackupDir() string {
+	return cmp.Or(s.Backup.Dir, path.Join(s.DataDir, "backups"))
+}
 
 // String is FIRST-LAST, as kube-apiserver has it.
 func (r PortRange) String() string {

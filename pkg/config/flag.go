@@ -90,6 +90,8 @@ func Table() []Flag {
 		networkFlags(),
 		clusterFlags(),
 		datastoreFlags(),
+		backupFlags(),
+		backupS3Flags(),
 		componentFlags(),
 		argumentFlags(),
 		nodeFlags(),

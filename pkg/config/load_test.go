@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 )
 
 var update = flag.Bool("update", false, "write the golden files and docs/configuration.md")
@@ -94,6 +95,10 @@ func TestDefaults(t *testing.T) {
 			Domain:       "cluster.local", FlannelBackend: FlannelVXLAN,
 		},
 		Kubeconfig: Kubeconfig{Path: "/etc/knarr/knarr.yaml", Mode: 0o600},
+		Backup: Backup{
+			Schedule: "0 */12 * * *", Scheduled: true, BeforeUpgrade: true, Retention: 5, Compression: "default",
+			S3: BackupS3{Endpoint: "s3.amazonaws.com", Lookup: "auto", Region: "us-east-1", Retention: 5, Timeout: 5 * time.Minute},
+		},
 		Components: Components{Scheduler: true, CloudController: true, KubeProxy: true, Agent: true},
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -80,7 +80,7 @@ func nameProblems() []problemCase {
 		file1("key: dashes", "--debug: true\n-v: 3\n"),
 		file1("key: dashes and plus", "--tls-san+: [a]\n"),
 		file1("key: plus and letter missing", "tls-sn+: [a]\n"),
-		file1("key: nothing is near", "etcd-s3: true\n"),
+		file1("key: nothing is near", "rootless: true\n"),
 		file1("key: other case", "Debug: true\n"),
 	}
 }
@@ -88,6 +88,10 @@ func nameProblems() []problemCase {
 func valueProblems() []problemCase {
 	long := strings.Repeat("a", 64)
 	return []problemCase{
+		args("backups", "backup-schedule=every day", "backup-retention=0", "backup-compression=most", "backup-passphrase-file=/missing"),
+		{"empty passphrase", given{args: []string{"backup-passphrase-file=/f"}, files: map[string]string{"/f": "\nsecret"}}},
+		args("S3", "backup-s3", "backup-s3-bucket=a", "backup-s3-endpoint=https://s3.example.com", "backup-s3-timeout=-1s",
+			"backup-s3-proxy=user:secret@proxy", "backup-s3-bucket-lookup-type=virtual", "backup-s3-access-key=a b", "backup-s3-secret-key=x"),
 		args("boolean", "debug=maybe"),
 		args("boolean, empty", "debug="),
 		{"boolean in the environment", given{env: map[string]string{"KNARR_DEBUG": "2"}}},
@@ -173,6 +177,9 @@ func conflictProblems() []problemCase {
 	}
 	store := "datastore-endpoint=postgres://h/db"
 	return []problemCase{
+		args("S3 without a bucket", "backup-s3"), args("S3 without its switch", "backup-s3-bucket=abc", "etcd-s3-insecure"),
+		args("half a key", "backup-s3", "backup-s3-bucket=abc", "backup-s3-access-key=a"),
+		args("schedule that does not count", "disable-backups", "backup-schedule=@daily"),
 		withFiles("two tokens", "token=a", "token-file=/f"),
 		{"two tokens, two places", given{env: map[string]string{"KNARR_TOKEN": "a"}, files: map[string]string{mainFile: "token-file: /f\n", "/f": "x"}}},
 		withFiles("certificate without key", store, "datastore-certfile=/f"),

@@ -43,6 +43,9 @@ func samples() map[string]given {
 		return given{args: args, files: map[string]string{"/f": "x", "/g": "x", "/dir/x": ""}}
 	}
 	store := "datastore-endpoint=postgres://h/db"
+	s3 := func(args ...string) given {
+		return arg(append([]string{"backup-s3", "backup-s3-bucket=abc"}, args...)...)
+	}
 	return map[string]given{
 		"config": arg("config=/f.yaml"), "debug": arg("debug"), "v": arg("v=4"), "vmodule": arg("vmodule=a=1,b=2"),
 		"log": arg("log=/l"), "alsologtostderr": arg("log=/l", "alsologtostderr"),
@@ -77,7 +80,18 @@ func samples() map[string]given {
 		"pause-image": arg("pause-image=registry.example.com/pause:1"), "private-registry": arg("private-registry=/f"),
 		"disable-default-registry-endpoint": arg("disable-default-registry-endpoint"), "nonroot-devices": arg("nonroot-devices"),
 		"selinux": arg("selinux"), "system-default-registry": arg("system-default-registry=registry.example.com:5000/knarr"),
-		"enable-pprof": arg("enable-pprof"),
+		"enable-pprof":    arg("enable-pprof"),
+		"backup-schedule": arg("backup-schedule=@every 6h"), "disable-backups": arg("disable-backups"), "disable-upgrade-backup": arg("disable-upgrade-backup"),
+		"backup-retention": arg("backup-retention=9"), "backup-dir": arg("backup-dir=/b"), "backup-compression": arg("backup-compression=best"),
+		"backup-passphrase-file": arg("backup-passphrase-file=/f"),
+		"backup-s3":              arg("backup-s3-bucket=abc", "backup-s3"), "backup-s3-endpoint": s3("backup-s3-endpoint=192.0.2.9:9000"),
+		"backup-s3-endpoint-ca": s3("backup-s3-endpoint-ca=/f"), "backup-s3-skip-ssl-verify": s3("backup-s3-skip-ssl-verify"),
+		"backup-s3-insecure": s3("backup-s3-insecure"), "backup-s3-bucket": arg("backup-s3", "backup-s3-bucket=abc"),
+		"backup-s3-bucket-lookup-type": s3("backup-s3-bucket-lookup-type=path"), "backup-s3-folder": s3("backup-s3-folder=a/b"),
+		"backup-s3-region":     s3("backup-s3-region=eu-1"),
+		"backup-s3-access-key": s3("backup-s3-secret-key=s", "backup-s3-access-key=a"), "backup-s3-secret-key": s3("backup-s3-access-key=a", "backup-s3-secret-key=s"),
+		"backup-s3-session-token": s3("backup-s3-session-token=t"), "backup-s3-retention": s3("backup-s3-retention=9"),
+		"backup-s3-proxy": s3("backup-s3-proxy=http://p:3128"), "backup-s3-timeout": s3("backup-s3-timeout=1m"),
 	}
 }
 

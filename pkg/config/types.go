@@ -3,6 +3,7 @@ package config
 import (
 	"io/fs"
 	"net/netip"
+	"time"
 )
 
 // Server is the configuration of `knarr server`. It is a value: copies share
@@ -15,6 +16,7 @@ type Server struct {
 	Kubeconfig Kubeconfig
 	Args       ServerArgs
 	Datastore  Datastore
+	Backup     Backup
 	Components Components
 	// SystemRegistry is a registry that all of knarr's own images come from
 	// instead of their own; "" for none. See [Server.SystemImage].
@@ -130,6 +132,44 @@ type Datastore struct {
 	CAFile   string
 	CertFile string
 	KeyFile  string
+}
+
+// Backup says when backups are made and where they go.
+type Backup struct {
+	// Schedule is a cron expression, in local time.
+	Schedule string
+	// Scheduled is false when the schedule does not count.
+	Scheduled bool
+	// BeforeUpgrade makes a backup before another version first uses the data.
+	BeforeUpgrade bool
+	// Retention is how many stay, at least one.
+	Retention int
+	// Dir is an absolute path; "" when not given. See [Server.BackupDir].
+	Dir string
+	// Compression is fast, default, better or best.
+	Compression string
+	// Passphrase encrypts them; not set means that they are not encrypted.
+	Passphrase Secret
+	S3         BackupS3
+}
+
+// BackupS3 is where in an S3 service backups are kept. Without keys, those of
+// the environment or of the machine are used, as AWS's tools do.
+type BackupS3 struct {
+	Enabled bool
+	// Endpoint is HOST or HOST:PORT.
+	Endpoint string
+	// CAFile is an absolute path, "" for the system's CAs.
+	CAFile                             string
+	SkipVerify, Insecure               bool
+	Bucket, Lookup, Folder, Region     string
+	AccessKey, SecretKey, SessionToken Secret
+	// Retention is how many stay there, at least one.
+	Retention int
+	// Proxy is a URL, which may hold a password; not set for the environment's.
+	Proxy Secret
+	// Timeout bounds each exchange.
+	Timeout time.Duration
 }
 
 // Components says what runs besides the API.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -211,5 +212,43 @@ func TestNodeID(t *testing.T) {
 	}
 	if id, err := d.ReadNodeID(); err == nil || !strings.Contains(err.Error(), d.NodeID()) {
 		t.Errorf("damaged: %q, %v", id, err)
+	}
+}
+
+// TestUpgradeComesBeforeTheStamp sees what an upgrade needs be done once for each version, and the stamp stay when it
+// cannot be done.
+func TestUpgradeComesBeforeTheStamp(t *testing.T) {
+	d := New(filepath.Join(t.TempDir(), "knarr"))
+	var seen []string
+	fail := error(nil)
+	open := func(version string) error {
+		l, err := d.Open(version, func(previous string) error {
+			stamp, rerr := os.ReadFile(d.VersionFile())
+			if rerr != nil || strings.TrimSpace(string(stamp)) != previous {
+				t.Errorf("the stamp is %q, %v while %s is upgraded", stamp, rerr, previous)
+			}
+			seen = append(seen, previous)
+			return fail
+		})
+		if err == nil {
+			err = l.Close()
+		}
+		return err
+	}
+	for _, version := range []string{"v1.37.0+knarr1", "v1.37.0+knarr1", "v1.37.1+knarr1"} {
+		if err := open(version); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fail = errors.New("disk full")
+	if err := open("v1.38.0+knarr1"); !errors.Is(err, fail) {
+		t.Errorf("upgrade that fails: %v", err)
+	}
+	fail = nil
+	if err := open("v1.38.0+knarr1"); err != nil {
+		t.Error(err)
+	}
+	if want := []string{"v1.37.0+knarr1", "v1.37.1+knarr1", "v1.37.1+knarr1"}; !slices.Equal(seen, want) {
+		t.Errorf("upgrades from %v, want %v", seen, want)
 	}
 }

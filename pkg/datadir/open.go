@@ -80,8 +80,10 @@ func (d Dir) Check(version string) error {
 // file system and one on a full one.
 //
 // The stamp is raised here, before anything of this version writes: from then
-// on the data may be of a form that an older knarr cannot read.
-func (d Dir) Open(version string) (_ *Lock, err error) {
+// on the data may be of a form that an older knarr cannot read. Before that, and
+// under the lock, upgrade is called with the old version when data of another
+// version is there; its error ends Open with the stamp as it was.
+func (d Dir) Open(version string, upgrade ...func(previous string) error) (_ *Lock, err error) {
 	if err := d.checkSpace(); err != nil {
 		return nil, err
 	}
@@ -105,6 +107,14 @@ func (d Dir) Open(version string) (_ *Lock, err error) {
 		return nil, err
 	}
 	if previous != version {
+		for _, f := range upgrade {
+			if previous == "" {
+				break
+			}
+			if err := f(previous); err != nil {
+				return nil, err
+			}
+		}
 		if err := atomicfile.Write(d.VersionFile(), []byte(version+"\n"), stampMode); err != nil {
 			return nil, fmt.Errorf("stamp data-dir %s with version %s: %w", d.root, version, err)
 		}

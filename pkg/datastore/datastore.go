@@ -24,6 +24,7 @@ import (
 
 	"github.com/k3s-io/kine/pkg/server"
 	"github.com/knarr-io/knarr/pkg/datastore/sqlite"
+	"github.com/knarr-io/knarr/pkg/seal"
 )
 
 // Config says which store to open and where to serve it. The zero value but for Dir is SQLite, reached in-process.
@@ -147,7 +148,7 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 		return nil // asked to stop while waiting for the store
 	}
 	if err != nil {
-		return fmt.Errorf("open datastore %s: %w%s", c.engine.name, err, c.hint(err))
+		return fmt.Errorf("open datastore %s: %w%s", c.engine.name, err, Advice(err, c.config.BackupDir))
 	}
 	c.backend.Store(b)
 	err = c.serve(ctx, b, ready)
@@ -158,18 +159,24 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	return err
 }
 
-// hint names the newest backup when the database is damaged. Backups are verified when they are made.
-func (c *Component) hint(err error) string {
+// Advice names the newest backup that is whole when an error says that the database is damaged; else it is empty. It goes
+// behind the error.
+func Advice(err error, backupDir string) string {
 	var damage *sqlite.DamageError
-	if !errors.As(err, &damage) || c.config.BackupDir == "" {
+	if !errors.As(err, &damage) || backupDir == "" {
 		return ""
 	}
-	// Their names sort by time.
-	files, globErr := filepath.Glob(filepath.Join(c.config.BackupDir, "knarr-*.knarr-backup"))
-	if globErr != nil || len(files) == 0 {
-		return "; there is no backup in " + c.config.BackupDir
+	files, globErr := filepath.Glob(filepath.Join(backupDir, "knarr-*.knarr-backup"))
+	if globErr != nil {
+		return ""
 	}
-	return "; the newest backup here is " + slices.Max(files)
+	slices.Sort(files) // their names sort by time
+	for _, f := range slices.Backward(files) {
+		if seal.Check(f) == nil {
+			return "; the newest good backup here is " + f + ": stop knarr and run `knarr restore " + f + "`"
+		}
+	}
+	return "; there is no good backup in " + backupDir
 }
 
 // Check implements lifecycle.Checker: it fails when the store does not answer.

@@ -1,6 +1,7 @@
 package datastore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/knarr-io/knarr/pkg/datastore/sqlite"
+	"github.com/knarr-io/knarr/pkg/seal"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 )
@@ -210,14 +212,22 @@ func TestDamageNamesTheNewestBackup(t *testing.T) {
 		t.Fatal(err)
 	}
 	newest := filepath.Join(backups, "knarr-20260102T000000Z.knarr-backup")
-	for _, want := range []string{"no backup in " + backups, newest} {
+	for _, want := range []string{"no good backup in " + backups, newest} {
 		err := New(config, slog.New(slog.DiscardHandler)).Run(t.Context(), func() { t.Error("ready was called") })
 		var damage *sqlite.DamageError
 		if !errors.As(err, &damage) || !strings.Contains(err.Error(), want) {
 			t.Errorf("Run: %v, want %q", err, want)
 		}
-		for _, name := range []string{newest, filepath.Join(backups, "knarr-20250102T000000Z.knarr-backup")} {
-			if err := os.WriteFile(name, nil, 0o600); err != nil {
+		sealed := new(bytes.Buffer)
+		if err := seal.NewWriter(sealed).Close(); err != nil {
+			t.Fatal(err)
+		}
+		for name, content := range map[string][]byte{
+			"knarr-20270102T000000Z.knarr-backup": nil, // damaged
+			filepath.Base(newest):                 sealed.Bytes(),
+			"knarr-20250102T000000Z.knarr-backup": sealed.Bytes(),
+		} {
+			if err := os.WriteFile(filepath.Join(backups, name), content, 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}

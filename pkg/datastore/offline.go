@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -15,6 +17,21 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 )
+
+// Exists tells whether there is a store that holds something. Of an external one that is taken for granted.
+func Exists(config Config) (bool, error) {
+	if engineFor(config.Endpoint).name != engineSQLite {
+		return true, nil
+	}
+	_, err := os.Stat(filepath.Join(config.Dir, sqlite.FileName()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("find database: %w", err)
+	}
+	return true, nil
+}
 
 // Inspect returns the state of a store whether a server is using it or not.
 func Inspect(ctx context.Context, config Config, log *slog.Logger) (st Status, err error) {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/knarr-io/knarr/pkg/agent"
+	"github.com/knarr-io/knarr/pkg/backup"
 	nodecontroller "github.com/knarr-io/knarr/pkg/controllers/node"
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
@@ -24,6 +25,10 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	keys := g.Add(p.keys(log), lifecycle.After(base))
 	store := datastore.New(p.datastore(), log)
 	db := g.Add(store, lifecycle.After(base))
+
+	if p.Backup.Scheduled {
+		g.Add(backup.NewScheduler(p.backups(log), log), lifecycle.After(db))
+	}
 
 	kube, err := apiserver.New(p.apiServer(store.Access()), func() apiserver.Dial { return store.Access().Dial })
 	if err != nil {

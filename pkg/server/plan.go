@@ -62,15 +62,7 @@ func (p Plan) certificates() pki.Config {
 	}
 }
 
-func (p Plan) datastore() datastore.Config {
-	return datastore.Config{
-		Endpoint: p.Datastore.Endpoint.Reveal(),
-		Dir:      p.Dir.DB(),
-		CAFile:   p.Datastore.CAFile,
-		CertFile: p.Datastore.CertFile,
-		KeyFile:  p.Datastore.KeyFile,
-	}
-}
+func (p Plan) datastore() datastore.Config { return DatastoreConfig(p.Server) }
 
 func (p Plan) apiServer(store datastore.Access) apiserver.Config {
 	keys := p.certificates()

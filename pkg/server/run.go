@@ -67,7 +67,7 @@ func Run(ctx context.Context, c config.Server, proc Process) (err error) {
 		return err
 	}
 
-	lock, err := plan.Dir.Open(version.Version)
+	lock, err := plan.Dir.Open(version.Version, func(previous string) error { return plan.backUpBefore(ctx, previous, log) })
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,13 @@ import (
 // ownDataEntries are the names that knarr makes directly in its data directory.
 // Whatever else is there was put there by somebody else and stays.
 func ownDataEntries() []string {
-	return []string{"server", "agent", "storage", "data", "tmp", "version", "lock"}
+	return []string{"server", "agent", "storage", "data", "tmp", "version", "lock", "backups", "restoring"}
+}
+
+// ownDataEntry also knows what a restore keeps, and what a fetch from S3 leaves when it is killed.
+func ownDataEntry(name string) bool {
+	return slices.Contains(ownDataEntries(), name) ||
+		strings.HasPrefix(name, "server.before-restore-") || strings.HasPrefix(name, "fetching-")
 }
 
 // place is one path to remove.
@@ -99,7 +105,7 @@ func (f *finder) dataPlaces() ([]place, error) {
 	var found []place
 	for _, entry := range entries {
 		path := filepath.Join(dir, entry.Name())
-		if !slices.Contains(ownDataEntries(), entry.Name()) {
+		if !ownDataEntry(entry.Name()) {
 			f.keep(f.shown(path), "not made by knarr")
 			continue
 		}

@@ -90,6 +90,8 @@ func installed(t *testing.T) Layout {
 		"var/lib/knarr/server/db/state.db":                                           "x",
 		"var/lib/knarr/agent/containerd/a/b/c":                                       "x",
 		"var/lib/knarr/storage/pvc-1/data":                                           "x",
+		"var/lib/knarr/backups/knarr-20260102T000000Z.knarr-backup":                  "x",
+		"var/lib/knarr/server.before-restore-20260102T000000Z/token":                 "x",
 		"var/lib/knarr/data/abc/bin/runc":                                            "x",
 		"var/lib/kubelet/pods/uid/volumes/e/f":                                       "x",
 		"var/lib/cni/networks/cbr0/10.42.0.2":                                        "x",
