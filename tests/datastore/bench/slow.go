@@ -105,7 +105,7 @@ func (b *bench) backup() error {
 	go func() {
 		_, err := backup.Create(context.Background(), backup.Source{
 			DataDir: dir, Datastore: datastore.Config{Dir: filepath.Join(dir, "server", "db")}, Log: slog.New(slog.DiscardHandler),
-		}, file, nil)
+		}, file, backup.Options{})
 		took = time.Since(began)
 		done <- err
 	}()
