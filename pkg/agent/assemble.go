@@ -13,6 +13,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/bundle"
 	"github.com/knarr-io/knarr/pkg/config"
 	nodecontroller "github.com/knarr-io/knarr/pkg/controllers/node"
+	"github.com/knarr-io/knarr/pkg/controllers/servicelb"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/registry"
 	"github.com/knarr-io/knarr/pkg/upstream/containerd"
@@ -57,6 +58,9 @@ func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
 	registered := g.Add(n.announcer(api), lifecycle.After(api.Ready))
 	if n.Cluster.KubeProxy { // it would look for the Node once a second
 		g.Add(proxy, lifecycle.After(registered, helpers))
+	}
+	if n.Cluster.ServiceLB {
+		g.Add(lifecycle.Restarted(n.servicePorts(api, log), log), lifecycle.After(registered), lifecycle.Optional())
 	}
 	if n.Cluster.Network.FlannelBackend != config.FlannelNone {
 		g.Add(flannel.New(n.flannel(), api.Client, api.Informers), lifecycle.After(running))
@@ -127,4 +131,9 @@ func (n Node) announcer(api API) lifecycle.Component {
 		<-ctx.Done()
 		return nil
 	})
+}
+
+// servicePorts tells the load balancer which ports of this host are taken.
+func (n Node) servicePorts(api API, log *slog.Logger) lifecycle.Component {
+	return servicelb.NewReporter(servicelb.Host{NodeName: n.Name, IPs: n.IPs, ExternalIPs: n.Node.ExternalIPs.Slice()}, api.Client, log)
 }

@@ -57,6 +57,8 @@ type Cluster struct {
 	KubeProxy bool
 	// PauseImage is the full name of the sandbox image.
 	PauseImage string
+	// ServiceLB is whether Services get the addresses of nodes.
+	ServiceLB bool
 }
 
 func (n Node) helpers() bundle.Layout { return bundle.Current(n.Dir.Helpers()) }

@@ -102,7 +102,11 @@ func Table() []Flag {
 
 // PackagedComponents are the names that --disable takes: what the server
 // installs into the cluster by itself, beyond the Kubernetes components.
-func PackagedComponents() []string { return nil }
+func PackagedComponents() []string {
+	return []string{
+		"servicelb",
+	}
+}
 
 // index finds a row by name or alias.
 type index map[string]*Flag

@@ -54,13 +54,7 @@ func choice(names ...string) parser[string] {
 
 // component takes the name of a packaged component.
 func component() parser[string] {
-	names := PackagedComponents()
-	if len(names) > 0 {
-		return choice(names...)
-	}
-	return parser[string]{"no value yet: there are no packaged components to disable", func(*Input, string) (string, error) {
-		return "", errors.New("not a packaged component")
-	}, false}
+	return choice(PackagedComponents()...)
 }
 
 // count takes a whole number from zero on.

@@ -3,6 +3,7 @@ package config
 import (
 	"io/fs"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -182,6 +183,9 @@ type Components struct {
 	// Disabled are names out of [PackagedComponents].
 	Disabled List[string]
 }
+
+// Packaged tells whether the packaged component name is to run.
+func (c Components) Packaged(name string) bool { return !slices.Contains(c.Disabled.Slice(), name) }
 
 // Node is what the node is called and how it looks to the cluster.
 type Node struct {

@@ -54,6 +54,7 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	if p.Components.CloudController {
 		g.Add(nodecontroller.New(shared.Client, shared.Informers, log), lifecycle.After(cache))
 	}
+	g.Add(p.serviceLB(shared, log), lifecycle.After(cache), lifecycle.Optional())
 	if !p.Components.Agent {
 		return store, nil
 	}
