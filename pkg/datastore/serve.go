@@ -22,8 +22,12 @@ const (
 	// emulatedVersion is the etcd version the server claims: what makes the apiserver use watch progress
 	// notifications (kine v0.17.5 pkg/app/app.go: --emulated-etcd-version).
 	emulatedVersion = "3.6.11"
-	// notifyInterval is the time between progress notifications on idle watches, kine's default.
-	notifyInterval = 5 * time.Second
+	// notifyInterval is the time between progress notifications on idle watches. kine's default of 5 s wakes each of the
+	// apiserver's some 60 watches, through eight goroutines each, for nothing; etcd's is 10 min (server/embed/config.go). The
+	// apiserver asks for progress when it needs it (progress.ConditionalProgressRequester); this is for its clients'
+	// bookmarks, which come once a minute (apiserver pkg/storage/cacher/cacher.go:71) and stay well inside the five
+	// minutes that compaction leaves.
+	notifyInterval = time.Minute
 	// maxRequestBytes is etcd's limit for a request, 1.5 MiB, plus what gRPC adds (etcd server/embed/config.go).
 	maxRequestBytes = 1536*1024 + 512*1024
 	stopGrace       = 300 * time.Millisecond
