@@ -170,5 +170,6 @@ func (c *Component) build(ctx context.Context) (*genericServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create kube-apiserver: %w", err)
 	}
+	keepOpenAPIIndex(server.GenericAPIServer.NextDelegate())
 	return server, nil
 }
