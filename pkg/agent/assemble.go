@@ -78,6 +78,9 @@ func (n Node) extractor(log *slog.Logger) lifecycle.Component {
 		if _, err := b.Extract(ctx, n.Dir.Helpers()); err != nil {
 			return err
 		}
+		if err := bundle.LinkSelf(n.Run.Executable()); err != nil {
+			log.Error("bundled pods will not start", "error", err)
+		}
 		ready()
 		removed, err := b.Prune(ctx, n.Dir.Helpers())
 		if err != nil && ctx.Err() == nil {

@@ -37,6 +37,11 @@ import (
 // containerd can pin it.
 const PauseImage = "docker.io/knarr/pause:1"
 
+// BaseImage is the full name of the image in images/base.tar. It holds certificate
+// authorities, an empty /tmp, users, and no program: pods that knarr brings along
+// run its own executable, mounted into it (see LinkSelf).
+const BaseImage = "docker.io/knarr/base:1"
+
 // ErrNoBundle means that the executable was built without a bundle, as plain
 // `go build` does.
 var ErrNoBundle = errors.New("this executable was built without its bundle of runc, the CNI plugins and nft: build it with scripts/build")

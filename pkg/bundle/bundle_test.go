@@ -175,15 +175,17 @@ func TestCurrent(t *testing.T) {
 	}
 }
 
-// The scripts build the image under the name that the program pins.
-func TestPauseImageIsTheOneBuilt(t *testing.T) {
+// The scripts build the images under the names that the program uses.
+func TestImagesAreTheOnesBuilt(t *testing.T) {
 	data, err := os.ReadFile("../../scripts/versions")
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := regexp.MustCompile(`(?m)^PAUSE_IMAGE=(\S+)$`).FindSubmatch(data)
-	if m == nil || string(m[1]) != PauseImage {
-		t.Errorf("scripts/versions builds the image %q, the program wants %q", m, PauseImage)
+	for variable, want := range map[string]string{"PAUSE_IMAGE": PauseImage, "BASE_IMAGE": BaseImage} {
+		m := regexp.MustCompile(`(?m)^` + variable + `=(\S+)$`).FindSubmatch(data)
+		if m == nil || string(m[1]) != want {
+			t.Errorf("scripts/versions builds the image %q, the program wants %q", m, want)
+		}
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 )
 
 // tools are commands that the executable also is when it is called by their name.
-func tools() []string { return []string{"kubectl", "crictl", "ctr"} }
+func tools() []string { return []string{"kubectl", "crictl", "ctr", "coredns"} }
 
 // Main runs the command that env.Args names and returns the exit code: 0 done or asked to stop, 1 failed, 2 bad usage
 // or configuration.
@@ -66,6 +66,7 @@ func newApp(env Env, notify sdnotify.Notifier) *cli.App {
 			checkConfigCommand(env),
 			uninstallCommand(env),
 			completionCommand(env),
+			corednsCommand(),
 		},
 	}
 }

@@ -123,3 +123,6 @@ func (r Run) ContainerdSocket() string { return filepath.Join(r.root, "container
 
 // FlannelSubnet is the file that tells the CNI configuration the node's range.
 func (r Run) FlannelSubnet() string { return filepath.Join(r.root, "flannel", "subnet.env") }
+
+// Executable is a link to the running knarr: the bundled pods mount what it leads to.
+func (r Run) Executable() string { return filepath.Join(r.root, "exe") }

@@ -6,7 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"path"
+	"path/filepath"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -20,14 +23,18 @@ const imageName = "io.containerd.image.name"
 
 // Image writes to w an OCI image layout, as a tar archive, of the image name
 // (a full one, with registry and tag) for arch: one uncompressed layer that
-// holds the static executable program as /entrypoint, run as an unprivileged
-// user.
-func Image(name, arch, entrypoint string, program []byte, w io.Writer) error {
+// holds what is below the directory root, run as an unprivileged user. The
+// entrypoint is a path in the image; with none a pod has to say its command.
+func Image(name, arch, entrypoint, root string, w io.Writer) error {
 	platform := imgspec.Platform{OS: "linux", Architecture: arch}
 	if arch == "arm" {
 		platform.Variant = "v7"
 	}
-	layer, err := layer(entrypoint, program)
+	run := imgspec.ImageConfig{User: "65535:65535"}
+	if entrypoint != "" {
+		run.Entrypoint = []string{entrypoint}
+	}
+	layer, err := layer(root)
 	if err != nil {
 		return fmt.Errorf("make layer of image %s: %w", name, err)
 	}
@@ -35,7 +42,7 @@ func Image(name, arch, entrypoint string, program []byte, w io.Writer) error {
 	layerDesc := blobs.add(imgspec.MediaTypeImageLayer, layer)
 	config, err := json.Marshal(imgspec.Image{
 		Platform: platform,
-		Config:   imgspec.ImageConfig{User: "65535:65535", Entrypoint: []string{"/" + entrypoint}},
+		Config:   run,
 		RootFS:   imgspec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layerDesc.Digest}},
 	})
 	if err != nil {
@@ -67,11 +74,46 @@ func Image(name, arch, entrypoint string, program []byte, w io.Writer) error {
 	return blobs.write(w, index)
 }
 
-// layer returns the tar archive of one executable.
-func layer(name string, program []byte) ([]byte, error) {
+// layer returns the tar archive of what is below root. Of the modes, only
+// whether a file can be executed and whether a directory is for everyone's
+// files (sticky) are taken over.
+func layer(root string) ([]byte, error) {
 	var buf bytes.Buffer
 	tw := tar.NewWriter(&buf)
-	if err := writeEntry(tw, name, 0o755, program); err != nil {
+	// WalkDir goes in lexical order.
+	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || name == root {
+			return err
+		}
+		rel, err := filepath.Rel(root, name)
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		switch {
+		case d.IsDir():
+			mode := int64(0o755)
+			if info.Mode()&fs.ModeSticky != 0 {
+				mode = 0o1777
+			}
+			return tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: rel + "/", Mode: mode, Format: tar.FormatUSTAR})
+		case d.Type().IsRegular():
+			mode := int64(0o644)
+			if info.Mode()&0o111 != 0 {
+				mode = 0o755
+			}
+			data, err := os.ReadFile(name)
+			if err != nil {
+				return err
+			}
+			return writeEntry(tw, rel, mode, data)
+		}
+		return fmt.Errorf("%s is neither a regular file nor a directory", name)
+	})
+	if err != nil {
 		return nil, err
 	}
 	if err := tw.Close(); err != nil {

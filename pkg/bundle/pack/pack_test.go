@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -96,10 +97,10 @@ func TestImage(t *testing.T) {
 		t.Run(arch, func(t *testing.T) {
 			var one, two bytes.Buffer
 			program := []byte("\x7fELF program")
-			if err := Image("docker.io/knarr/pause:1", arch, "pause", program, &one); err != nil {
+			if err := Image("docker.io/knarr/pause:1", arch, "/pause", rootOf(t, program), &one); err != nil {
 				t.Fatal(err)
 			}
-			if err := Image("docker.io/knarr/pause:1", arch, "pause", program, &two); err != nil {
+			if err := Image("docker.io/knarr/pause:1", arch, "/pause", rootOf(t, program), &two); err != nil {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(one.Bytes(), two.Bytes()) {
@@ -126,10 +127,65 @@ func TestImage(t *testing.T) {
 			if digest.FromBytes(layer) != config.RootFS.DiffIDs[0] {
 				t.Error("the layer is not the one in the configuration")
 			}
-			if content := untar(t, layer); len(content) != 1 || !bytes.Equal(content["pause"], program) {
-				t.Errorf("layer holds %d files, want the program alone", len(content))
+			if content := untar(t, layer); len(content) != 2 || !bytes.Equal(content["pause"], program) {
+				t.Errorf("layer holds %d files, want the program and a directory", len(content))
+			}
+			if got, want := modes(t, layer), "pause 755, tmp/ 1777"; got != want {
+				t.Errorf("layer has %s, want %s", got, want)
 			}
 		})
+	}
+}
+
+// rootOf makes the files of an image: a program and a directory for everyone.
+func rootOf(t *testing.T, program []byte) string {
+	t.Helper()
+	root := t.TempDir()
+	tmp := filepath.Join(root, "tmp")
+	err := errors.Join(
+		os.WriteFile(filepath.Join(root, "pause"), program, 0o700),
+		os.Mkdir(tmp, 0o700),
+		os.Chmod(tmp, 0o777|os.ModeSticky))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+func modes(t *testing.T, layer []byte) string {
+	t.Helper()
+	var list []string
+	for tr := tar.NewReader(bytes.NewReader(layer)); ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			return strings.Join(list, ", ")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, fmt.Sprintf("%s %o", h.Name, h.Mode))
+	}
+}
+
+func TestImageWithoutEntrypoint(t *testing.T) {
+	var out bytes.Buffer
+	if err := Image("docker.io/knarr/base:1", "amd64", "", t.TempDir(), &out); err != nil {
+		t.Fatal(err)
+	}
+	files := untar(t, out.Bytes())
+	m := decode[imgspec.Manifest](t, files, blob(t, files, decode[imgspec.Index](t, files, "index.json").Manifests[0]))
+	if config := decode[imgspec.Image](t, files, blob(t, files, m.Config)); config.Config.Entrypoint != nil {
+		t.Errorf("entrypoint is %q, want none", config.Config.Entrypoint)
+	}
+}
+
+func TestImageRefusesLinks(t *testing.T) {
+	root := t.TempDir()
+	if err := os.Symlink("a", filepath.Join(root, "b")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Image("docker.io/knarr/base:1", "amd64", "", root, io.Discard); err == nil || !strings.Contains(err.Error(), "/b is neither") {
+		t.Errorf("Image() = %v, want an error that names the link", err)
 	}
 }
 

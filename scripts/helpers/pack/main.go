@@ -1,6 +1,6 @@
 // Command pack is pkg/bundle/pack for scripts/build-helpers.
 //
-//	pack image --name NAME --arch ARCH --out FILE PROGRAM
+//	pack image --name NAME --arch ARCH [--entrypoint PATH] --out FILE ROOT
 //	pack bundle --arch ARCH --out DIRECTORY STAGE
 package main
 
@@ -23,6 +23,7 @@ func main() {
 func run(args []string) error {
 	flags := flag.NewFlagSet("pack", flag.ContinueOnError)
 	name := flags.String("name", "", "full name of the image")
+	entrypoint := flags.String("entrypoint", "", "what the image runs, a path in it")
 	arch := flags.String("arch", "", "architecture, by Go's name")
 	out := flags.String("out", "", "file (image) or directory (bundle) to write")
 	if len(args) == 0 {
@@ -36,23 +37,19 @@ func run(args []string) error {
 	}
 	switch args[0] {
 	case "image":
-		return image(*name, *arch, flags.Arg(0), *out)
+		return image(*name, *arch, *entrypoint, flags.Arg(0), *out)
 	case "bundle":
 		return bundle(*arch, flags.Arg(0), *out)
 	}
 	return fmt.Errorf("unknown command %q: say image or bundle", args[0])
 }
 
-func image(name, arch, program, out string) error {
-	data, err := os.ReadFile(program)
-	if err != nil {
-		return err
-	}
+func image(name, arch, entrypoint, root, out string) error {
 	f, err := os.Create(out)
 	if err != nil {
 		return err
 	}
-	if err := pack.Image(name, arch, filepath.Base(program), data, f); err != nil {
+	if err := pack.Image(name, arch, entrypoint, root, f); err != nil {
 		f.Close()
 		return err
 	}
