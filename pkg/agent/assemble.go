@@ -12,6 +12,7 @@ import (
 
 	"github.com/knarr-io/knarr/pkg/bundle"
 	"github.com/knarr-io/knarr/pkg/config"
+	"github.com/knarr-io/knarr/pkg/controllers/netpol"
 	nodecontroller "github.com/knarr-io/knarr/pkg/controllers/node"
 	"github.com/knarr-io/knarr/pkg/controllers/servicelb"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
@@ -47,7 +48,9 @@ func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	before := []lifecycle.Ref{api.Ready, helpers}
+	// Before the kubelet: no pod starts unprotected, unless it cannot be helped.
+	policies := g.Add(netpol.New(n.networkPolicy(), api.Client, log), lifecycle.After(api.Ready), lifecycle.Optional())
+	before := []lifecycle.Ref{api.Ready, helpers, policies}
 	if !n.Runtime.External() {
 		g.Add(registry.NewWatcher(n.registries(), log), lifecycle.After(api.Base))
 		runtime := g.Add(containerd.New(n.containerd(), n.identityTokens), lifecycle.After(helpers))

@@ -14,6 +14,7 @@ import (
 
 	"github.com/knarr-io/knarr/pkg/bundle"
 	"github.com/knarr-io/knarr/pkg/config"
+	"github.com/knarr-io/knarr/pkg/controllers/netpol"
 	"github.com/knarr-io/knarr/pkg/datadir"
 	"github.com/knarr-io/knarr/pkg/pki"
 	"github.com/knarr-io/knarr/pkg/registry"
@@ -55,6 +56,8 @@ type Cluster struct {
 	Network   config.Network
 	DNS       []netip.Addr
 	KubeProxy bool
+	// NetworkPolicy has policies enforced.
+	NetworkPolicy bool
 	// PauseImage is the full name of the sandbox image.
 	PauseImage string
 	// ServiceLB is whether Services get the addresses of nodes.
@@ -176,6 +179,14 @@ func (n Node) kubeProxy() kubeproxy.Config {
 		OOMScoreAdj:       n.Host.LowestOOMScoreAdj(OOMScoreAdj),
 		ExtraArgs:         n.NodeArgs.KubeProxy.Slice(),
 	}
+}
+
+func (n Node) networkPolicy() netpol.Config {
+	c := netpol.Config{NodeName: n.Name, Disabled: !n.Cluster.NetworkPolicy}
+	if n.Cluster.Network.FlannelBackend != config.FlannelNone {
+		c.Bridge = flannel.Bridge
+	}
+	return c
 }
 
 func (n Node) flannel() flannel.Config {

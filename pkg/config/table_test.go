@@ -66,7 +66,7 @@ func samples() map[string]given {
 		"datastore-keyfile":  arg(store, "datastore-certfile=/f", "datastore-keyfile=/g"),
 		"disable":            arg("disable=servicelb"),
 		"disable-scheduler":  arg("disable-scheduler"), "disable-cloud-controller": arg("disable-cloud-controller"),
-		"disable-kube-proxy": arg("disable-kube-proxy"), "disable-agent": arg("disable-agent"),
+		"disable-kube-proxy": arg("disable-kube-proxy"), "disable-network-policy": arg("disable-network-policy"), "disable-agent": arg("disable-agent"),
 		"kube-apiserver-arg": arg("kube-apiserver-arg=v=4"), "kube-controller-manager-arg": arg("kube-controller-manager-arg=v=4"),
 		"kube-scheduler-arg": arg("kube-scheduler-arg=v=4"),
 		"kubelet-arg":        arg("kubelet-arg=v=4"), "kube-proxy-arg": arg("kube-proxy-arg=v=4"),

@@ -178,6 +178,7 @@ type Components struct {
 	Scheduler       bool
 	CloudController bool
 	KubeProxy       bool
+	NetworkPolicy   bool
 	// Agent is the node beside the control plane.
 	Agent bool
 	// Disabled are names out of [PackagedComponents].

@@ -7,6 +7,9 @@ import (
 	"net/netip"
 )
 
+// Bridge is the link of the host that its pods hang on.
+const Bridge = "cni0"
+
 // cniConfig is the plugin list for pods of this node: the bridge plugin does what flannel's own CNI plugin delegates
 // to it: a bridge that is the pods' default gateway. The route of each cluster CIDR keeps pod traffic off other
 // interfaces that a pod may have. rules is what programs host ports: nftables or iptables.
@@ -25,7 +28,7 @@ func cniConfig(pods, cluster []netip.Prefix, mtu int, rules string) ([]byte, err
 		"name":       "cbr0",
 		"plugins": []object{
 			{
-				"type": "bridge", "bridge": "cni0", "mtu": mtu,
+				"type": "bridge", "bridge": Bridge, "mtu": mtu,
 				"isGateway": true, "isDefaultGateway": true, "hairpinMode": true, "forceAddress": true,
 				"ipam": object{"type": "host-local", "ranges": ranges, "routes": routes},
 			},
