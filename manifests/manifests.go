@@ -1,0 +1,85 @@
+// Package manifests holds what knarr installs into a cluster by itself, as the YAML files beside this one. The addon
+// controller writes them to <data-dir>/server/manifests and applies them.
+//
+// A file may name values of the cluster as %{NAME}%; [Read] puts them in, and that is all the templating there is. What
+// is not the same on every cluster beyond that belongs into a component, not into YAML.
+//
+// A file CNAME.yaml, or all files of a folder CNAME, are the component CNAME that --disable takes. The Addon of a file
+// has the file's name without folder and ending, which therefore must be unique here and a DNS label.
+package manifests
+
+import (
+	"embed"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// A folder needs a pattern of its own here.
+//
+//go:embed *.yaml
+var files embed.FS
+
+// Names that manifests may use between %{ and }%.
+const (
+	// ClusterDNS is the first address of the cluster's DNS service, ClusterDNSList all of them as a YAML list.
+	ClusterDNS     = "CLUSTER_DNS"
+	ClusterDNSList = "CLUSTER_DNS_LIST"
+	// ClusterDomain is the DNS domain of the cluster.
+	ClusterDomain = "CLUSTER_DOMAIN"
+)
+
+// Values are what stands for the names.
+type Values map[string]string
+
+// Files are the paths of the bundled manifests, slash-separated, sorted.
+func Files() []string {
+	var paths []string
+	// Walking what is embedded cannot fail.
+	_ = fs.WalkDir(files, ".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			paths = append(paths, path)
+		}
+		return err
+	})
+	slices.Sort(paths)
+	return paths
+}
+
+// Component is the component that a bundled manifest belongs to.
+func Component(path string) string {
+	name, _, _ := strings.Cut(path, "/")
+	return strings.TrimSuffix(name, ".yaml")
+}
+
+// Components are the components that consist of manifests, sorted.
+func Components() []string {
+	var names []string
+	for _, path := range Files() {
+		names = append(names, Component(path))
+	}
+	return slices.Compact(names)
+}
+
+// Read returns a bundled manifest with the values put in. A name without a value is an error.
+func Read(path string, values Values) ([]byte, error) {
+	data, err := files.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read bundled manifest: %w", err)
+	}
+	var missing []string
+	data = regexp.MustCompile(`%\{([^}]*)\}%`).ReplaceAllFunc(data, func(match []byte) []byte {
+		name := string(match[2 : len(match)-2])
+		value, ok := values[name]
+		if !ok {
+			missing = append(missing, name)
+		}
+		return []byte(value)
+	})
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("bundled manifest %s: no value for %s", path, strings.Join(missing, ", "))
+	}
+	return data, nil
+}

@@ -1,0 +1,288 @@
+package addon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/knarr-io/knarr/pkg/atomicfile"
+)
+
+// run is one life of the controller.
+type run struct {
+	controller *Controller
+	config     Config
+	cluster    cluster
+	log        *slog.Logger
+	queue      workqueue.TypedRateLimitingInterface[string]
+	claims     *claims
+	waits      *waits
+
+	mu      sync.Mutex
+	sources map[string]source    // by name of the Addon
+	changed map[string]time.Time // when the file or its patch last changed
+	loaded  map[string][2]stamp  // what has been read of it
+	holders map[string]string    // which file an Addon is for, below the directory
+	begun   bool                 // sources is not merely empty
+}
+
+const (
+	// gather is for how long events are gathered before the directory is looked at.
+	gather = 50 * time.Millisecond
+	// repair is when what could not be done to the directory is tried again.
+	repair = 10 * time.Second
+)
+
+// begin makes the directory what it should be and finds out what there is in the cluster.
+func (r *run) begin(ctx context.Context) error {
+	if err := atomicfile.MkdirAll(r.config.Dir, 0o700); err != nil {
+		return err
+	}
+	if err := r.cluster.install(ctx); err != nil {
+		return err
+	}
+	known, err := r.cluster.list(ctx)
+	if err != nil {
+		return err
+	}
+	for _, a := range known {
+		if a.Spec.Server != r.config.Server {
+			continue
+		}
+		if rel, err := filepath.Rel(r.config.Dir, a.Spec.Source); err == nil {
+			r.holders[a.Name] = filepath.ToSlash(rel)
+		}
+		r.controller.say(a.Name, &a.Status)
+		r.queue.Add(a.Name) // the file may have gone; it waits until all files are known
+	}
+	return nil
+}
+
+// follow looks at the directory, at first and whenever something in it changes.
+func (r *run) follow(ctx context.Context, ready func()) (err error) {
+	watch, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch %s: %w; raise the sysctl fs.inotify.max_user_instances if it is used up", r.config.Dir, err)
+	}
+	defer func() { err = errors.Join(err, watch.Close()) }()
+	t := newTree(r.config.Dir)
+	look := time.NewTimer(r.look(t, watch))
+	defer look.Stop()
+	ready()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-watch.Events:
+			look.Reset(gather)
+		case err := <-watch.Errors: // events were lost
+			r.log.Warn("watching the manifests had a hiccup", "directory", r.config.Dir, "error", err)
+			look.Reset(gather)
+		case <-look.C:
+			if again := r.look(t, watch); again < never {
+				look.Reset(again)
+			}
+		}
+	}
+}
+
+// never is longer than a process lives.
+const never = 100 * 365 * 24 * time.Hour
+
+// look takes in what has changed, and returns when to look again if no event comes before.
+func (r *run) look(t *tree, watch *fsnotify.Watcher) time.Duration {
+	first := !t.begun
+	err := r.tend(t, first)
+	due, scanErr := t.scan(time.Now())
+	if err = errors.Join(err, scanErr); scanErr == nil {
+		// What came into a directory before it was watched makes no event.
+		added, watchErr := follow(watch, t.dirs)
+		if err = errors.Join(err, watchErr); added && !first {
+			due = time.Now()
+		}
+		r.take(t)
+	}
+	if r.controller.note(err) && err != nil {
+		r.log.Error("the manifests are not all in force; trying again", "directory", r.config.Dir, "error", err)
+	}
+	switch {
+	case !due.IsZero():
+		return max(0, time.Until(due))
+	case err != nil:
+		return repair
+	case first:
+		return 0 // for what changed between the scan and the watch
+	default:
+		return never
+	}
+}
+
+// tend puts packaged files back.
+func (r *run) tend(t *tree, first bool) error {
+	files, err := t.walk()
+	if errors.Is(err, errNoDir) {
+		if err := atomicfile.MkdirAll(r.config.Dir, 0o700); err != nil {
+			return err
+		}
+	} else if err != nil {
+		return nil // the scan says so as well
+	}
+	var errs []error
+	if first {
+		for _, dir := range t.dirs {
+			errs = append(errs, atomicfile.RemoveTemps(dir))
+		}
+		errs = append(errs, r.config.removeStale(files))
+	}
+	edited, err := r.config.restore(files)
+	for _, file := range edited {
+		stem, _ := base(file)
+		r.log.Warn("a packaged manifest was edited and is put back; changes belong into a patch beside it",
+			"file", file, "patch", stem+patchSuffix+suffixes[0], "copy", file+editedSuffix)
+	}
+	return errors.Join(append(errs, err)...)
+}
+
+// follow has all directories watched, and reports whether one was not.
+func follow(watch *fsnotify.Watcher, dirs []string) (added bool, err error) {
+	watched := watch.WatchList()
+	for _, old := range watched {
+		if !slices.Contains(dirs, old) {
+			_ = watch.Remove(old) // fails when the directory is gone, and then there is nothing to remove
+		}
+	}
+	var errs []error
+	for _, dir := range dirs {
+		if slices.Contains(watched, dir) {
+			continue
+		}
+		added = true
+		if err := watch.Add(dir); err != nil {
+			errs = append(errs, fmt.Errorf("watch %s: %w; raise the sysctl fs.inotify.max_user_watches if it is used up", dir, err))
+		}
+	}
+	return added, errors.Join(errs...)
+}
+
+// take makes the settled files the sources, and has those dealt with that have changed.
+func (r *run) take(t *tree) {
+	r.mu.Lock()
+	before := r.sources
+	r.sources = assign(t.settled(), func(name string) string { return r.holders[name] }, r.config.isPackaged)
+	names := differ(before, r.sources)
+	for name, s := range r.sources {
+		r.changed[name] = t.since(s.path, s.patch)
+		if s.conflict == "" {
+			r.holders[name] = s.path
+		}
+	}
+	for _, m := range []map[string]time.Time{r.changed} {
+		maps.DeleteFunc(m, func(name string, _ time.Time) bool { _, ok := r.sources[name]; return !ok })
+	}
+	maps.DeleteFunc(r.loaded, func(name string, _ [2]stamp) bool { _, ok := r.sources[name]; return !ok })
+	maps.DeleteFunc(r.holders, func(name string, _ string) bool { _, ok := r.sources[name]; return !ok })
+	if !r.begun {
+		r.begun = true
+		names = slices.Collect(maps.Keys(r.sources))
+	}
+	r.mu.Unlock()
+	r.retry(names...)
+}
+
+// expect has an Addon looked at.
+func (r *run) expect(name string) { r.retry(name) }
+
+// retry has Addons looked at now, as if nothing had failed before.
+func (r *run) retry(names ...string) {
+	for _, name := range names {
+		r.queue.Forget(name)
+		r.queue.Add(name)
+	}
+}
+
+// source is the file of an Addon.
+func (r *run) source(name string) (s source, changed time.Time, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok = r.sources[name]
+	return s, r.changed[name], ok
+}
+
+// current tells whether a source is still what it was.
+func (r *run) current(s source) bool {
+	now, _, ok := r.source(s.name)
+	return ok && now == s
+}
+
+// read notes that a source was read, as it was then.
+func (r *run) read(s source) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now, ok := r.sources[s.name]; ok && now == s {
+		r.loaded[s.name] = s.stamps
+	}
+}
+
+// allRead tells whether every file was read as it is now. Before that nothing is deleted: it may have moved.
+func (r *run) allRead() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.begun {
+		return false
+	}
+	for name, s := range r.sources {
+		if s.conflict == "" && !s.skip && r.loaded[name] != s.stamps {
+			return false
+		}
+	}
+	return true
+}
+
+// outcome is what is left to do for an Addon: nothing, try again with back-off, or look again after a while.
+type outcome struct {
+	failed bool
+	after  time.Duration
+}
+
+// handle deals with one Addon, and whatever goes wrong then is that Addon's affair.
+func (r *run) handle(ctx context.Context, name string) {
+	var o outcome
+	var err error
+	func() {
+		defer func() {
+			if v := recover(); v != nil {
+				r.log.Error("a manifest made the addon controller panic; this is a bug of knarr", "addon", name, "panic", v, "stack", string(debug.Stack()))
+				err = fmt.Errorf("internal error: %v", v)
+			}
+		}()
+		o, err = r.sync(ctx, name)
+	}()
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		o.failed = true
+		if r.controller.say(name, &status{State: Failed, Message: err.Error()}) {
+			r.log.Warn("addon failed; trying again", "addon", name, "error", err)
+		}
+	}
+	switch {
+	case o.failed:
+		r.queue.AddRateLimited(name)
+	case o.after > 0:
+		r.queue.Forget(name)
+		r.queue.AddAfter(name, o.after)
+	default:
+		r.queue.Forget(name)
+	}
+}
