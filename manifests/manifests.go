@@ -4,14 +4,15 @@
 // A file may name values of the cluster as %{NAME}%; [Read] puts them in, and that is all the templating there is. What
 // is not the same on every cluster beyond that belongs into a component, not into YAML.
 //
-// A file CNAME.yaml, or all files of a folder CNAME, are the component CNAME that --disable takes. The Addon of a file
-// has the file's name without folder and ending, which therefore must be unique here and a DNS label.
+// A file NAME.yaml, or all files of a folder NAME, are the component NAME that --disable takes. The Addon of a file has
+// the file's name without folder and ending, which therefore must be unique here and a DNS label.
 package manifests
 
 import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -36,36 +37,37 @@ type Values map[string]string
 
 // Files are the paths of the bundled manifests, slash-separated, sorted.
 func Files() []string {
-	var paths []string
+	var found []string
 	// Walking what is embedded cannot fail.
-	_ = fs.WalkDir(files, ".", func(path string, d fs.DirEntry, err error) error {
+	_ = fs.WalkDir(files, ".", func(file string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
-			paths = append(paths, path)
+			found = append(found, file)
 		}
 		return err
 	})
-	slices.Sort(paths)
-	return paths
+	slices.Sort(found)
+	return found
 }
 
 // Component is the component that a bundled manifest belongs to.
-func Component(path string) string {
-	name, _, _ := strings.Cut(path, "/")
+func Component(file string) string {
+	name, _, _ := strings.Cut(file, "/")
 	return strings.TrimSuffix(name, ".yaml")
 }
 
-// Components are the components that consist of manifests, sorted.
-func Components() []string {
+// Names are what --disable takes: the components that consist of manifests, and the names of the single files; sorted.
+func Names() []string {
 	var names []string
-	for _, path := range Files() {
-		names = append(names, Component(path))
+	for _, file := range Files() {
+		names = append(names, Component(file), strings.TrimSuffix(path.Base(file), ".yaml"))
 	}
+	slices.Sort(names)
 	return slices.Compact(names)
 }
 
 // Read returns a bundled manifest with the values put in. A name without a value is an error.
-func Read(path string, values Values) ([]byte, error) {
-	data, err := files.ReadFile(path)
+func Read(file string, values Values) ([]byte, error) {
+	data, err := files.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("read bundled manifest: %w", err)
 	}
@@ -79,7 +81,7 @@ func Read(path string, values Values) ([]byte, error) {
 		return []byte(value)
 	})
 	if len(missing) > 0 {
-		return nil, fmt.Errorf("bundled manifest %s: no value for %s", path, strings.Join(missing, ", "))
+		return nil, fmt.Errorf("bundled manifest %s: no value for %s", file, strings.Join(missing, ", "))
 	}
 	return data, nil
 }

@@ -155,7 +155,7 @@ func statusText(s control.Status, now time.Time, colours bool) string {
 	fmt.Fprintf(&b, "knarr %s %s on node %s, pid %d, up %s%s\n",
 		s.Version, s.Role, s.NodeName, s.PID, age(now.Sub(s.StartTime)), readiness(s))
 	for _, line := range [][2]string{
-		{"data-dir", s.DataDir}, {"API", s.Endpoint}, {"datastore", datastoreText(s.Datastore)}, {"log", s.LogFile},
+		{"data-dir", s.DataDir}, {"API", s.Endpoint}, {"datastore", datastoreText(s.Datastore)}, {"addons", addonsText(s.Addons)}, {"log", s.LogFile},
 	} {
 		if line[1] != "" {
 			fmt.Fprintf(&b, "  %-10s %s\n", line[0], line[1])
@@ -208,6 +208,26 @@ func datastoreText(d *control.Datastore) string {
 		parts = append(parts, "error: "+d.Error)
 	}
 	return strings.Join(parts, ", ")
+}
+
+// addonsText is a line, and one more for each of the first that are in trouble.
+func addonsText(a *control.Addons) string {
+	if a == nil {
+		return ""
+	}
+	const most = 5
+	text := fmt.Sprintf("%d, %d of them not ready", a.Total, len(a.Trouble))
+	if len(a.Trouble) == 0 {
+		return fmt.Sprintf("%d, all ready", a.Total)
+	}
+	for _, t := range a.Trouble[:min(most, len(a.Trouble))] {
+		const indent = 15
+		text += "\n" + strings.Repeat(" ", indent) + wrap(t.Name+" is "+t.State+": "+t.Message, terminalWidth-indent-2, indent+2)
+	}
+	if len(a.Trouble) > most {
+		text += "\n               all of them: knarr kubectl get addons -A"
+	}
+	return text
 }
 
 func componentDetail(c lifecycle.Status) string {

@@ -3,6 +3,8 @@ package config
 import (
 	"slices"
 	"strings"
+
+	"github.com/knarr-io/knarr/manifests"
 )
 
 // Role is which commands take a flag; roles combine with |.
@@ -101,11 +103,14 @@ func Table() []Flag {
 }
 
 // PackagedComponents are the names that --disable takes: what the server
-// installs into the cluster by itself, beyond the Kubernetes components.
+// installs into the cluster by itself, beyond the Kubernetes components. The
+// bundled manifests add their components and their files themselves.
 func PackagedComponents() []string {
-	return []string{
+	names := append([]string{
 		"servicelb",
-	}
+	}, manifests.Names()...)
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // index finds a row by name or alias.

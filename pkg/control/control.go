@@ -52,6 +52,8 @@ type Status struct {
 	// Stopping is set from the moment the process was asked to stop.
 	Stopping  bool       `json:"stopping,omitempty"`
 	Datastore *Datastore `json:"datastore,omitempty"`
+	// Addons are the manifests that the server applies; nil where there are none.
+	Addons *Addons `json:"addons,omitempty"`
 	// Components in the order in which they start.
 	Components []lifecycle.Status `json:"components"`
 }
@@ -68,6 +70,21 @@ type Datastore struct {
 	Revision int64 `json:"revision,omitempty"`
 	// Error is the last error; "" while all is well.
 	Error string `json:"error,omitempty"`
+}
+
+// Addons are the manifests that the server applies, in short.
+type Addons struct {
+	Total int `json:"total"`
+	// Trouble are those that are not as they should be.
+	Trouble []Addon `json:"trouble,omitempty"`
+}
+
+// Addon is one of them.
+type Addon struct {
+	Name string `json:"name"`
+	// State is that of the Addon object: Applying, Waiting, Failed, Conflict or Removing.
+	State   string `json:"state"`
+	Message string `json:"message,omitempty"`
 }
 
 // StopReply answers a stop: who is ending.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/knarr-io/knarr/pkg/agent"
 	"github.com/knarr-io/knarr/pkg/backup"
+	"github.com/knarr-io/knarr/pkg/controllers/addon"
 	nodecontroller "github.com/knarr-io/knarr/pkg/controllers/node"
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
@@ -20,10 +21,17 @@ import (
 	"github.com/knarr-io/knarr/pkg/upstream/scheduler"
 )
 
+// Parts are the components that the process itself asks for something.
+type Parts struct {
+	Store  *datastore.Component
+	Addons *addon.Controller
+}
+
 // Assemble adds everything that a server runs to g, all of it after base: what must outlive it.
-func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) (*datastore.Component, error) {
+func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) (parts Parts, err error) {
 	keys := g.Add(p.keys(log), lifecycle.After(base))
 	store := datastore.New(p.datastore(), log)
+	parts.Store = store
 	db := g.Add(store, lifecycle.After(base))
 
 	if p.Backup.Scheduled {
@@ -32,23 +40,26 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 
 	kube, err := apiserver.New(p.apiServer(store.Access()), func() apiserver.Dial { return store.Access().Dial })
 	if err != nil {
-		return nil, err
+		return parts, err
 	}
 	api := g.Add(kube, lifecycle.After(db, keys))
 
 	manager, err := controllermanager.New(p.controllerManager(), kube)
 	if err != nil {
-		return nil, err
+		return parts, err
 	}
 	g.Add(manager, lifecycle.After(api))
 
 	if p.Components.Scheduler {
 		s, err := scheduler.New(p.scheduler(), kube)
 		if err != nil {
-			return nil, err
+			return parts, err
 		}
 		g.Add(s, lifecycle.After(api))
 	}
+	parts.Addons = p.addons(kube, log)
+	g.Add(lifecycle.Restarted(parts.Addons, log), lifecycle.After(api), lifecycle.Optional())
+
 	shared := newShared(kube)
 	cache := g.Add(shared, lifecycle.After(api))
 	if p.Components.CloudController {
@@ -56,9 +67,9 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	}
 	g.Add(p.serviceLB(shared, log), lifecycle.After(cache), lifecycle.Optional())
 	if !p.Components.Agent {
-		return store, nil
+		return parts, nil
 	}
-	return store, agent.AddNode(g, p.node(), agent.API{
+	return parts, agent.AddNode(g, p.node(), agent.API{
 		Base:  base,
 		Ready: cache,
 		Kubelet: func() (*rest.Config, error) {

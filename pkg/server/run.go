@@ -19,7 +19,6 @@ import (
 	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/control"
 	"github.com/knarr-io/knarr/pkg/datadir"
-	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/logging"
 	"github.com/knarr-io/knarr/pkg/registry"
@@ -63,7 +62,7 @@ func Run(ctx context.Context, c config.Server, proc Process) (err error) {
 	g := lifecycle.NewGroup(log, lifecycle.Observer(boot.Observe))
 	desk := &desk{plan: plan, proc: proc, log: log, group: g}
 	base := g.Add(control.New(control.Config{Dir: plan.Run.Root(), Status: desk.status, Stop: func() { stop(errStopped) }, Logger: log}))
-	if desk.store, err = Assemble(g, base, plan, log); err != nil {
+	if desk.parts, err = Assemble(g, base, plan, log); err != nil {
 		return err
 	}
 
@@ -177,7 +176,7 @@ type desk struct {
 	proc     Process
 	log      *slog.Logger
 	group    *lifecycle.Group
-	store    *datastore.Component
+	parts    Parts
 	ready    atomic.Pointer[time.Time]
 	stopping atomic.Bool
 }
@@ -241,9 +240,10 @@ func (d *desk) status() control.Status {
 		NodeName: p.NodeName, DataDir: p.DataDir, Endpoint: p.APIServerURL(), LogFile: p.Logging.File,
 		Ready: d.ready.Load(), Stopping: d.stopping.Load(), Components: d.group.Status(),
 	}
+	s.Addons = d.addons()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	db, err := d.store.Status(ctx)
+	db, err := d.parts.Store.Status(ctx)
 	s.Datastore = &control.Datastore{Kind: db.Engine, SizeBytes: db.DiskBytes, Revision: db.Revision}
 	if err != nil {
 		s.Datastore.Error = err.Error()

@@ -26,7 +26,7 @@ type layer struct {
 // layers from the ground up. Every package of pkg/ must be in exactly one.
 var layers = []layer{
 	{name: "L0 leaves", rule: stdlibOnly, packages: []string{
-		"pkg/version", "pkg/atomicfile", "pkg/retry", "pkg/seal", "pkg/bundle/manifest"}},
+		"pkg/version", "pkg/atomicfile", "pkg/retry", "pkg/seal", "pkg/bundle/manifest", "manifests"}},
 	{name: "L1 kernel", rule: noKubernetes, sideways: true, packages: []string{
 		"pkg/lifecycle", "pkg/logging", "pkg/config", "pkg/datadir", "pkg/sdnotify", "pkg/inprocess"}},
 	{name: "L2 services", rule: noKubernetes, sideways: true, packages: []string{

@@ -186,9 +186,7 @@ func (r *run) take(t *tree) {
 			r.holders[name] = s.path
 		}
 	}
-	for _, m := range []map[string]time.Time{r.changed} {
-		maps.DeleteFunc(m, func(name string, _ time.Time) bool { _, ok := r.sources[name]; return !ok })
-	}
+	maps.DeleteFunc(r.changed, func(name string, _ time.Time) bool { _, ok := r.sources[name]; return !ok })
 	maps.DeleteFunc(r.loaded, func(name string, _ [2]stamp) bool { _, ok := r.sources[name]; return !ok })
 	maps.DeleteFunc(r.holders, func(name string, _ string) bool { _, ok := r.sources[name]; return !ok })
 	if !r.begun {
