@@ -63,18 +63,22 @@ func parseAuthority(certPEM, keyPEM []byte) (*authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the .key holds no readable private key (%w)", err)
 	}
-	a := &authority{cert: certs[0], key: key, bundle: certPEM, notAfter: certs[0].NotAfter}
+	a := &authority{cert: certs[0], certs: certs, key: key, bundle: certPEM, notAfter: certs[0].NotAfter}
 	if !samePublicKey(key, a.cert) {
 		return nil, errors.New("the .key does not belong to the first certificate of the .crt")
 	}
+	return a, a.checkUse()
+}
+
+// checkUse makes sure that the first certificate may sign.
+func (a *authority) checkUse() error {
 	if !a.cert.IsCA || !a.cert.BasicConstraintsValid {
-		return nil, fmt.Errorf("the first certificate of the .crt (%s) is not a certificate authority", a.cert.Subject)
+		return fmt.Errorf("the first certificate of the .crt (%s) is not a certificate authority", a.cert.Subject)
 	}
 	if a.cert.KeyUsage != 0 && a.cert.KeyUsage&x509.KeyUsageCertSign == 0 {
-		return nil, fmt.Errorf("the first certificate of the .crt (%s) may not sign certificates", a.cert.Subject)
+		return fmt.Errorf("the first certificate of the .crt (%s) may not sign certificates", a.cert.Subject)
 	}
-	a.certs = certs
-	return a, nil
+	return nil
 }
 
 // checkLife compares the clock with the life of every certificate in the file.

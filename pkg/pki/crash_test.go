@@ -42,7 +42,7 @@ func TestKilledAtEachStep(t *testing.T) {
 		minSteps int
 	}{
 		{"first start", false, 0, nil, 40},
-		{"renewal", true, 300, nil, int(numLeaves)},
+		{"renewal", true, 300, nil, len(NewPlan(testConfig("/DIR")).Leaves)},
 		{"rotation", true, 1, []string{"kubelet", "scheduler"}, 6},
 	}
 	for _, tt := range tests {

@@ -122,9 +122,13 @@ func keepPrivate(path string) error {
 // as `knarr certificate rotate`, out until unlock is called. The kernel drops
 // the lock of a process that dies.
 func lockDirectories(c Config) (unlock func(), err error) {
+	agentDir := filepath.Dir(c.LeafPair(KubeletClient).Cert)
 	dirs := []string{filepath.Dir(c.ServiceKey()), filepath.Dir(c.KubeconfigPath(AdminKubeconfigFile))}
-	if c.Agent {
-		dirs = append(dirs, filepath.Dir(c.LeafPair(KubeletClient).Cert))
+	switch {
+	case c.Joined:
+		dirs = []string{agentDir}
+	case c.Agent:
+		dirs = append(dirs, agentDir)
 	}
 	for _, dir := range dirs {
 		if err := atomicfile.MkdirAll(dir, dirMode); err != nil {

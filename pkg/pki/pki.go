@@ -9,8 +9,10 @@
 // only where there was none; a damaged one is reported and never replaced,
 // because every node and every kubeconfig trusts it.
 //
-// The package is not a client of the API: it signs no CSR and knows no node
-// but its own. It does not decide what may be overridden, and it reads no user
+// On a server, SignNode answers the signing requests of agents; on an agent,
+// EnsureJoined looks after the node's own certificates with an authority that
+// is elsewhere. The package speaks to nobody itself: it is not a client of the
+// API, and carries no request to a server. It does not decide what may be overridden, and it reads no user
 // configuration: Config is data the caller fills in.
 //
 // Nothing here runs by itself except a Renewer, which calls Ensure once a day
@@ -63,6 +65,10 @@ type Config struct {
 	// Agent is true where a kubelet runs beside the server: it adds the rows of
 	// the tables that live under DataDir/agent.
 	Agent bool
+
+	// Joined is true on an agent: the keys of the authorities are on the
+	// servers, and the tables shrink to what a node needs. See EnsureJoined.
+	Joined bool
 
 	// NodeName is the name of this machine's Node object.
 	NodeName string

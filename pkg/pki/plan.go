@@ -57,8 +57,14 @@ type PlannedKubeconfig struct {
 
 // NewPlan expands the tables for c. It reads nothing.
 func NewPlan(c Config) Plan {
-	plan := Plan{ServiceKey: c.ServiceKey()}
+	plan := Plan{}
+	if !c.Joined {
+		plan.ServiceKey = c.ServiceKey()
+	}
 	for i, row := range caTable() {
+		if c.Joined {
+			break // their keys are on the servers
+		}
 		ca := PlannedCA{ID: CA(i), Name: row.name, Pair: c.pair(row.file)}
 		if c.Agent && row.copyTo != "" {
 			ca.CopyTo = c.AgentCA(ca.ID)
@@ -66,12 +72,12 @@ func NewPlan(c Config) Plan {
 		plan.CAs = append(plan.CAs, ca)
 	}
 	for i, row := range leafTable() {
-		if row.place == onServer || c.Agent {
+		if row.place.planned(c) {
 			plan.Leaves = append(plan.Leaves, c.planLeaf(Leaf(i), row))
 		}
 	}
 	for i, row := range kubeconfigTable() {
-		if row.place == onServer || c.Agent {
+		if row.place.planned(c) {
 			plan.Kubeconfigs = append(plan.Kubeconfigs, c.planKubeconfig(Kubeconfig(i), row))
 		}
 	}
@@ -96,7 +102,7 @@ func (c Config) planKubeconfig(id Kubeconfig, row kubeconfigRow) PlannedKubeconf
 		ID: id, Name: row.name, Path: c.KubeconfigPath(id), User: c.LeafPair(row.user), Embedded: row.embedded,
 		Server: c.ServerURL, CAFile: c.CAPair(ServerCA).Cert,
 	}
-	if row.place == onAgent {
+	if row.place != onServer {
 		k.Server, k.CAFile = c.agentServerURL(), c.AgentCA(ServerCA)
 	}
 	return k

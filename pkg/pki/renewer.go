@@ -27,9 +27,9 @@ const (
 // It is a lifecycle Component, Preparer and Checker. It stops between two
 // checks, never inside one.
 type Renewer struct {
-	cfg Config
-	log *slog.Logger
-	now func() time.Time
+	ensure func(context.Context, time.Time) (Result, error)
+	log    *slog.Logger
+	now    func() time.Time
 
 	mu      sync.Mutex
 	expiry  time.Time // first end among the leaf certificates; zero before Prepare
@@ -39,17 +39,24 @@ type Renewer struct {
 // NewRenewer returns a Renewer for cfg. It does nothing yet. The clock is
 // time.Now if now is nil.
 func NewRenewer(cfg Config, log *slog.Logger, now func() time.Time) *Renewer {
+	ensure := func(_ context.Context, now time.Time) (Result, error) { return Ensure(now, cfg) }
+	return NewRenewerOf(ensure, log, now)
+}
+
+// NewRenewerOf is NewRenewer with another way to make the files match, for a
+// machine whose authorities are elsewhere: see EnsureJoined.
+func NewRenewerOf(ensure func(context.Context, time.Time) (Result, error), log *slog.Logger, now func() time.Time) *Renewer {
 	if now == nil {
 		now = time.Now
 	}
-	return &Renewer{cfg: cfg, log: log, now: now}
+	return &Renewer{ensure: ensure, log: log, now: now}
 }
 
 // Name implements lifecycle.Component.
 func (r *Renewer) Name() string { return "certificates" }
 
 // Prepare runs Ensure and logs what it did.
-func (r *Renewer) Prepare(context.Context) error { return r.check() }
+func (r *Renewer) Prepare(ctx context.Context) error { return r.check(ctx) }
 
 // Run looks after the certificates until ctx ends. It is ready at once, since
 // Prepare has made them, and a failed renewal does not end it: there are months
@@ -65,7 +72,7 @@ func (r *Renewer) Run(ctx context.Context, ready func()) error {
 		case <-timer.C:
 		}
 		next := checkInterval
-		if err := r.check(); err != nil {
+		if err := r.check(ctx); err != nil {
 			next = retryInterval
 			r.log.Error("certificates could not be checked or renewed", "error", err, "retryIn", next)
 		}
@@ -84,8 +91,8 @@ func (r *Renewer) Check(context.Context) error {
 	return nil
 }
 
-func (r *Renewer) check() error {
-	result, err := Ensure(r.now(), r.cfg)
+func (r *Renewer) check(ctx context.Context) error {
+	result, err := r.ensure(ctx, r.now())
 	r.mu.Lock()
 	r.lastErr = err
 	if !result.NextExpiry.IsZero() && err == nil {

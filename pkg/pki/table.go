@@ -30,6 +30,7 @@ const (
 	KubeProxyClient
 	KubeletClient
 	KubeletServing
+	AgentControllerClient
 	numLeaves
 )
 
@@ -55,8 +56,21 @@ type place int
 
 const (
 	onServer place = iota
-	onAgent
+	onAgent        // on every node, a server's own too
+	onJoined       // on a node without a server
 )
+
+// planned reports whether a row belongs on the machine of c.
+func (p place) planned(c Config) bool {
+	switch p {
+	case onServer:
+		return !c.Joined
+	case onAgent:
+		return c.Agent || c.Joined
+	default:
+		return c.Joined
+	}
+}
 
 // caRow describes one certificate authority. Paths are below Config.DataDir,
 // without the .crt and .key they get.
@@ -105,6 +119,7 @@ func leafTable() [numLeaves]leafRow {
 		KubeProxyClient:         {"kube-proxy", "kube-proxy", onAgent, "agent/client-kube-proxy", ClientCA, "system:kube-proxy", nil, nil},
 		KubeletClient:           {"kubelet", "kubelet", onAgent, "agent/client-kubelet", ClientCA, "system:node:%s", []string{"system:nodes"}, nil},
 		KubeletServing:          {"kubelet serving", "kubelet", onAgent, "agent/serving-kubelet", ServerCA, "%s", nil, kubeletNames},
+		AgentControllerClient:   {"controllers", "knarr-controller", onJoined, "agent/client-knarr-controller", ClientCA, UserController, nil, nil},
 	}
 }
 

@@ -56,6 +56,12 @@ func (s Store) Load() (Token, error) {
 	return load(s.Path())
 }
 
+// LoadAgent reads the token that agents join with, which may be the server
+// token. It returns the zero Token when there is none.
+func (s Store) LoadAgent() (Token, error) {
+	return load(s.AgentPath())
+}
+
 // Ensure decides which tokens this server uses and writes them down in full
 // form: the one given, if it is the one stored or none is; the one stored, if
 // none is given; else a new random one. caBundle is the server CA as on disk.

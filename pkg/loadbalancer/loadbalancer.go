@@ -1,0 +1,253 @@
+// Package loadbalancer lets the components of an agent reach the API at one local address, whichever servers are alive:
+// it accepts TCP connections on loopback and carries each to a server.
+//
+// It is not a proxy that understands what it carries: TLS goes through it from end to end. It does not find servers
+// ([Balancer.SetServers] tells it), and it does not ask them how they are: connections are opened only when a client
+// wants one, and whoever has a better sign of a server's death ([Balancer.Down]) tells it.
+//
+// While no server can be reached, a client is kept waiting instead of being refused: a client that is refused comes back
+// later and later, one that waits is served the moment a server is back.
+//
+// It stops when its context ends: it closes its listener and all connections and waits for their goroutines.
+package loadbalancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/knarr-io/knarr/pkg/retry"
+)
+
+const (
+	// patience is how long a client is kept waiting for a server. client-go gives up a TLS handshake after 10 s
+	// (k8s.io/apimachinery/pkg/util/net/http.go); a waiting client has to be let go before.
+	patience = 9 * time.Second
+	// dialTimeout is how long one server may take to accept: longer than a lost SYN is repeated after.
+	dialTimeout = 1500 * time.Millisecond
+	// restFor is how long a server that could not be reached is tried last.
+	restFor = 5 * time.Second
+)
+
+// Config is data.
+type Config struct {
+	// Listen is the local address, normally 127.0.0.1:6444.
+	Listen netip.AddrPort
+	// Default is the server that the user named, "host:port". It is tried when none of the others can be reached.
+	Default string
+	// Servers are those known from earlier, "host:port".
+	Servers []string
+}
+
+// Balancer is the component. Use [New].
+type Balancer struct {
+	config Config
+	log    *slog.Logger
+
+	mu      sync.Mutex
+	servers []string
+	current string // the one that served last; it is tried first, so that connections do not wander
+	resting map[string]time.Time
+	open    map[net.Conn]string // to servers
+	changed chan struct{}       // closed and replaced when servers change
+}
+
+// New makes the component; it listens when it runs.
+func New(c Config, log *slog.Logger) *Balancer {
+	return &Balancer{
+		config: c, log: log, servers: slices.Clone(c.Servers), resting: make(map[string]time.Time),
+		open: make(map[net.Conn]string), changed: make(chan struct{}),
+	}
+}
+
+// Name is "load-balancer".
+func (*Balancer) Name() string { return "load-balancer" }
+
+// Servers are those known now, and a channel that is closed when they change.
+func (b *Balancer) Servers() ([]string, <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.servers), b.changed
+}
+
+// Default is the server that the user named.
+func (b *Balancer) Default() string { return b.config.Default }
+
+// SetServers replaces the list and reports whether it differs. An empty list is ignored: that there is no server is
+// never what a server says. Connections to servers that left stay until they end.
+func (b *Balancer) SetServers(servers []string) bool {
+	servers = slices.Clone(servers)
+	slices.Sort(servers)
+	servers = slices.Compact(servers)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(servers) == 0 || slices.Equal(servers, b.servers) {
+		return false
+	}
+	b.servers = servers
+	close(b.changed)
+	b.changed = make(chan struct{})
+	return true
+}
+
+// Down says that a server has just died. Clients connected to it are cut off, so that they go to another server now
+// rather than when TCP finds out, if there is another.
+func (b *Balancer) Down(server string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.resting[server] = time.Now().Add(restFor)
+	if b.current == server {
+		b.current = ""
+	}
+	if !slices.ContainsFunc(b.servers, func(s string) bool { return s != server }) {
+		return
+	}
+	for conn, to := range b.open {
+		if to == server {
+			_ = conn.Close() // the goroutines that use it report nothing: the end of a connection is no news
+		}
+	}
+}
+
+// Up says that a server is alive.
+func (b *Balancer) Up(server string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.resting, server)
+}
+
+// Run serves until ctx ends. It is ready when it listens: that a server can be reached is not for it to promise, since a
+// node goes on without.
+func (b *Balancer) Run(ctx context.Context, ready func()) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", b.config.Listen.String())
+	if err != nil {
+		return fmt.Errorf("listen for this node's own requests to the API: %w; choose another port with --lb-server-port", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
+	defer stop()
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	defer cancel() // before waiting
+	ready()
+	for {
+		conn, err := listener.Accept()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accept this node's own requests to the API: %w", err)
+		}
+		clients.Go(func() { b.serve(ctx, conn) })
+	}
+}
+
+// serve carries one client.
+func (b *Balancer) serve(ctx context.Context, client net.Conn) {
+	defer func() { _ = client.Close() }()
+	server, name, err := b.connect(ctx)
+	if err != nil {
+		b.log.Debug("no server for a client", "error", err)
+		return
+	}
+	b.mu.Lock()
+	b.open[server] = name
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		delete(b.open, server)
+		b.mu.Unlock()
+		_ = server.Close()
+	}()
+	stop := context.AfterFunc(ctx, func() {
+		_ = client.Close()
+		_ = server.Close()
+	})
+	defer stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		carry(server, client)
+	}()
+	carry(client, server)
+	<-done
+}
+
+// carry copies until from ends, and then ends both: TLS has no use for half of a connection.
+func carry(to, from net.Conn) {
+	_, _ = io.Copy(to, from) // how a connection ended is for its two ends to report
+	_ = to.Close()
+	_ = from.Close()
+}
+
+// connect reaches a server: the first that accepts, in the order of preference, again and again for a while.
+func (b *Balancer) connect(ctx context.Context) (conn net.Conn, server string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err = retry.Until(ctx, "a server", retry.Backoff{First: 50 * time.Millisecond, Max: time.Second}, func(ctx context.Context) (bool, error) {
+		var errs []error
+		for _, server = range b.preference() {
+			conn, err = (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", server)
+			if err == nil {
+				b.served(server)
+				return true, nil
+			}
+			b.failed(server)
+			errs = append(errs, err)
+		}
+		return false, errors.Join(errs...)
+	})
+	return conn, server, err
+}
+
+// preference is the current server, then the others in random order so that the agents of a cluster spread, then those
+// that rest, then the one that the user named unless it is among them.
+func (b *Balancer) preference() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	order := slices.Clone(b.servers)
+	rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	if !slices.Contains(order, b.config.Default) {
+		order = append(order, b.config.Default)
+	}
+	now := time.Now()
+	rank := func(s string) int {
+		switch until := b.resting[s]; {
+		case s == b.current:
+			return 0
+		case until.After(now):
+			return 3
+		case !slices.Contains(b.servers, s):
+			return 2
+		default:
+			return 1
+		}
+	}
+	slices.SortStableFunc(order, func(x, y string) int { return rank(x) - rank(y) })
+	return order
+}
+
+func (b *Balancer) served(server string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.current = server
+	delete(b.resting, server)
+}
+
+func (b *Balancer) failed(server string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.current == server {
+		b.current = ""
+	}
+	b.resting[server] = time.Now().Add(restFor)
+}

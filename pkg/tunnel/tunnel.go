@@ -1,0 +1,68 @@
+// Package tunnel lets a server open connections to a node that it cannot reach: the agent dials the server, and over
+// that one connection, turned around, the server asks for others.
+//
+// It is HTTP/2 with the roles exchanged, and adds nothing to it: after an upgrade of the agent's request, the server is
+// the client, each connection is a CONNECT stream, and flow control, multiplexing and liveness are HTTP/2's. The agent
+// decides what may be reached (its own addresses and its pods).
+//
+// It authenticates nobody: [Server.Serve] is called for an agent whose certificate was verified, and the [Client]
+// verifies the server's by the TLS configuration that it is given.
+//
+// Both ends are components. They stop when their contexts end: every session is closed and waited for.
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Protocol is what the agent's request upgrades to.
+const Protocol = "knarr-tunnel/1"
+
+// keepAlive makes the kernel find out that the other end is gone within limit, also while nothing is sent: no process
+// has to wake up for it. conn is a TCP connection, or nothing happens.
+func keepAlive(conn net.Conn, limit time.Duration) error {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	interval := max(limit/3, time.Second)
+	if err := tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: interval, Interval: interval, Count: 2}); err != nil {
+		return err
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var optErr error
+	err = raw.Control(func(fd uintptr) {
+		// tcp(7): it bounds unacknowledged data, and overrides the count of keep-alive probes.
+		optErr = unix.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
+	})
+	return errors.Join(err, optErr)
+}
+
+// join copies between two connections until either ends, and closes both.
+func join(ctx context.Context, a, b io.ReadWriteCloser) {
+	end := func() {
+		_ = a.Close() // how a connection ended is for its two ends to report
+		_ = b.Close()
+	}
+	stop := context.AfterFunc(ctx, end)
+	defer stop()
+	var both sync.WaitGroup
+	for _, pair := range [][2]io.ReadWriteCloser{{a, b}, {b, a}} {
+		both.Go(func() {
+			defer end()
+			_, _ = io.Copy(pair[0], pair[1])
+		})
+	}
+	both.Wait()
+}
