@@ -32,8 +32,10 @@ type API struct {
 	Ready lifecycle.Ref
 	// Kubelet is the kubelet's own access; nil: its kubeconfig.
 	Kubelet func() (*rest.Config, error)
-	// Client and Informers are for knarr's own components, with this node's rights.
-	Client    func() (kubernetes.Interface, error)
+	// Client is for knarr's own components, with this node's rights: those of its kubelet.
+	Client func() (kubernetes.Interface, error)
+	// Reader and Informers only read, what all nodes may know: nodes, pods, services and policies.
+	Reader    func() (kubernetes.Interface, error)
 	Informers func() informers.SharedInformerFactory
 }
 
@@ -49,7 +51,7 @@ func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
 		return err
 	}
 	// Before the kubelet: no pod starts unprotected, unless it cannot be helped.
-	policies := g.Add(netpol.New(n.networkPolicy(), api.Client, log), lifecycle.After(api.Ready), lifecycle.Optional())
+	policies := g.Add(netpol.New(n.networkPolicy(), api.Reader, log), lifecycle.After(api.Ready), lifecycle.Optional())
 	before := []lifecycle.Ref{api.Ready, helpers, policies}
 	if !n.Runtime.External() {
 		g.Add(registry.NewWatcher(n.registries(), log), lifecycle.After(api.Base))

@@ -55,6 +55,7 @@ func newApp(env Env, notify sdnotify.Notifier) *cli.App {
 		},
 		Commands: []*cli.Command{
 			serverCommand(env, notify),
+			agentCommand(env, notify),
 			kubectlCommand(env),
 			crictlCommand(env),
 			ctrCommand(env),

@@ -70,7 +70,7 @@ type configLine struct {
 func parseConfigLine(role config.Role, args []string) configLine {
 	var line configLine
 	flags := make(map[string]config.Flag)
-	for _, f := range config.Flags(role) {
+	for _, f := range config.Accepted(role) {
 		for _, name := range f.Names() {
 			flags[name] = f
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/knarr-io/knarr/pkg/config"
+	"github.com/knarr-io/knarr/pkg/daemon"
 	"github.com/knarr-io/knarr/pkg/sdnotify"
 	"github.com/knarr-io/knarr/pkg/server"
 )
@@ -21,6 +22,6 @@ func serverCommand(env Env, notify sdnotify.Notifier) *cli.Command {
 		if err != nil {
 			return err
 		}
-		return server.Run(ctx, c, server.Process{Stderr: env.Stderr, Notify: notify, Start: start})
+		return server.Run(ctx, c, daemon.Process{Stderr: env.Stderr, Notify: notify, Start: start})
 	})
 }

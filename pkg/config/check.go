@@ -65,6 +65,9 @@ func (l *loader) check(s *Server) {
 	l.checkPairs()
 	l.checkRegistryFile(s)
 	l.checkNode(s)
+	if l.role == RoleAgent && !l.given("server") {
+		l.report("--server", "", "is needed: the URL of a server, such as https://192.0.2.10:6443; KNARR_URL or `server:` in the configuration file do as well")
+	}
 	if l.role == RoleServer {
 		l.checkRanges(s)
 		l.checkAddresses(s)
@@ -96,8 +99,10 @@ func (l *loader) off(name string) bool {
 
 // checkPairs sees to flags that exclude or need each other.
 func (l *loader) checkPairs() {
-	if l.given("token") && l.given("token-file") {
-		l.conflict("token-file", "the token is given by %s already; remove one of them", l.where("token"))
+	for _, name := range []string{"token", "agent-token"} {
+		if file := name + "-file"; l.given(name) && l.given(file) {
+			l.conflict(file, "the token is given by %s already; remove one of them", l.where(name))
+		}
 	}
 	for _, pair := range [][2]string{
 		{"datastore-certfile", "datastore-keyfile"},

@@ -39,7 +39,7 @@ type Occurrence struct {
 // LoadServer makes the configuration of a server. The error is an [*Error] with
 // every problem there is, and then the Server is zero.
 func LoadServer(in Input) (Server, error) {
-	s, err := load(in, RoleServer)
+	_, s, err := load(in, RoleServer)
 	if err != nil {
 		return Server{}, err
 	}
@@ -48,26 +48,26 @@ func LoadServer(in Input) (Server, error) {
 
 // LoadAgent is [LoadServer] for an agent.
 func LoadAgent(in Input) (Agent, error) {
-	s, err := load(in, RoleAgent)
+	l, s, err := load(in, RoleAgent)
 	if err != nil {
 		return Agent{}, err
 	}
-	return Agent{Common: s.Common}, nil
+	return Agent{Common: s.Common, Told: ListOf(l.told(&s)...)}, nil
 }
 
-func load(in Input, role Role) (Server, error) {
+func load(in Input, role Role) (*loader, Server, error) {
 	l, s := fill(in, role)
 	l.check(&s)
 	if len(l.problems) > 0 {
-		return Server{}, &Error{Problems: l.problems}
+		return nil, Server{}, &Error{Problems: l.problems}
 	}
-	return s, nil
+	return l, s, nil
 }
 
 // fill gives every flag's field its value; what cannot be parsed is among the
 // loader's problems then, and its field zero.
 func fill(in Input, role Role) (*loader, Server) {
-	flags := Flags(role)
+	flags := Accepted(role)
 	l := &loader{in: in, role: role, flags: newIndex(flags), all: newIndex(Table()),
 		origin: make(map[string]setting), bad: make(map[string]bool)}
 	line := l.readCommandLine()

@@ -183,7 +183,7 @@ func TestToken(t *testing.T) {
 			if got := s.Token.Reveal(); got != c.want || s.Token.IsSet() != (c.want != "") {
 				t.Errorf("got %q", got)
 			}
-			in := c.given.input()
+			in := joining(c.given.input())
 			a, err := LoadAgent(in)
 			if err != nil || a.Token.Reveal() != c.want {
 				t.Errorf("agent: %v", err)

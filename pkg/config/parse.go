@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
+	"net/url"
 	"path"
 	"strconv"
 	"strings"
@@ -142,6 +144,27 @@ func reachable() parser[netip.Addr] {
 		return a, nil
 	}
 	return p
+}
+
+// serverURL takes https://HOST[:PORT] and gives it with its port.
+func serverURL() parser[string] {
+	return parser[string]{"https://HOST or https://HOST:PORT", func(_ *Input, text string) (string, error) {
+		u, err := url.Parse(text)
+		switch {
+		case err != nil || u.Scheme != "https" || u.Hostname() == "":
+			return "", errors.New("not the URL of a server")
+		case u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+			return "", errors.New("has more than a host and a port")
+		}
+		if u.Port() == "" {
+			u.Host = net.JoinHostPort(u.Hostname(), "6443")
+		}
+		if _, err := parsePort(nil, u.Port()); err != nil {
+			return "", fmt.Errorf("port: %w", err)
+		}
+		u.Path = ""
+		return u.String(), nil
+	}, false}
 }
 
 func cidr() parser[netip.Prefix] {

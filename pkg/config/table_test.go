@@ -58,7 +58,9 @@ func samples() map[string]given {
 		"flannel-ipv6-masq": arg("flannel-ipv6-masq"), "flannel-iface": arg("flannel-iface=eth1"),
 		"node-ip": arg("node-ip=192.0.2.4,2001:db8::4"), "node-external-ip": arg("node-external-ip=198.51.100.4"),
 		"resolv-conf": arg("resolv-conf=/f"),
-		"token":       arg("token=secret"), "token-file": arg("token-file=/f"),
+		"server":      arg("server=https://192.0.2.1"), "lb-server-port": arg("lb-server-port=7444"),
+		"agent-token": arg("agent-token=secret"), "agent-token-file": arg("agent-token-file=/f"),
+		"token": arg("token=secret"), "token-file": arg("token-file=/f"),
 		"write-kubeconfig": arg("write-kubeconfig=/k"), "write-kubeconfig-mode": arg("write-kubeconfig-mode=640"),
 		"write-kubeconfig-group": arg("write-kubeconfig-group=adm"),
 		"datastore-endpoint":     arg(store), "datastore-cafile": arg(store, "datastore-cafile=/f"),
@@ -113,10 +115,14 @@ func TestEveryFlagFillsItsField(t *testing.T) {
 		g.files[needsFile] = ""
 		without := g
 		without.args = slices.DeleteFunc(slices.Clone(g.args), func(a string) bool { return a == f.Name || strings.HasPrefix(a, f.Name+"=") })
-		_, base := fill(without.input(), RoleServer) // one of two flags that need each other may be missing
-		got, err := LoadServer(g.input())
-		if err != nil && f.Roles&RoleServer != 0 {
-			t.Errorf("%s: %v", f.Name, err)
+		role := RoleServer
+		if f.Roles&role == 0 {
+			role = RoleAgent
+		}
+		_, base := fill(without.input(), role) // one of two flags that need each other may be missing
+		l, got := fill(g.input(), role)
+		if len(l.problems) > 0 {
+			t.Errorf("%s: %v", f.Name, l.problems)
 			continue
 		}
 		diff := fieldDiff("", reflect.ValueOf(base), reflect.ValueOf(got))
@@ -127,11 +133,21 @@ func TestEveryFlagFillsItsField(t *testing.T) {
 		if f.Roles&RoleAgent == 0 {
 			continue
 		}
-		if agent, err := LoadAgent(g.input()); err != nil || !reflect.DeepEqual(agent.Common, got.Common) {
+		agent, err := LoadAgent(joining(g.input()))
+		if agent.Join.Server = got.Join.Server; role == RoleServer { // of which the way to a cluster is no part
+			agent.Join = got.Join
+		}
+		if err != nil || !reflect.DeepEqual(agent.Common, got.Common) {
 			t.Errorf("%s: an agent has %+v, %v", f.Name, agent, err)
 		}
 	}
 	golden(t, "testdata/fields.golden", b.String())
+}
+
+// joining says where to, as every agent must be told.
+func joining(in Input) Input {
+	in.CommandLine = append(slices.Clone(in.CommandLine), Occurrence{Name: "server", Value: "https://192.0.2.9"})
+	return in
 }
 
 // fieldDiff lists the fields of two structs that differ, with the second value.
@@ -161,11 +177,11 @@ func isSection(t reflect.Type) bool {
 // TestAgentFlagsStayInCommon sees to it that no flag of an agent fills a field
 // that an agent does not have.
 func TestAgentFlagsStayInCommon(t *testing.T) {
-	base := mustLoad(t, given{})
+	_, base := fill(given{}.input(), RoleAgent)
 	for _, f := range Flags(RoleAgent) {
 		g := samples()[f.Name]
 		g.files[needsFile] = ""
-		s := mustLoad(t, g)
+		_, s := fill(g.input(), RoleAgent)
 		s.Common = base.Common
 		if !reflect.DeepEqual(s, base) {
 			t.Errorf("%s fills a field of Server alone", f.Name)
@@ -174,11 +190,35 @@ func TestAgentFlagsStayInCommon(t *testing.T) {
 }
 
 func TestServerFlagsAreNotAnAgents(t *testing.T) {
-	_, err := LoadAgent(given{args: []string{"cluster-cidr=10.0.0.0/8"}, files: map[string]string{mainFile: "disable-scheduler: true"}}.input())
-	want := "bad configuration, 2 problems:\n" +
-		"  - --cluster-cidr: a flag of another command; `knarr agent` does not take it\n" +
-		"  - /etc/knarr/config.yaml:1: disable-scheduler: a key of another command; `knarr agent` does not take it"
+	_, err := LoadAgent(given{args: []string{"https-listen-port=7443"}, files: map[string]string{mainFile: "disable-scheduler: true"}}.input())
+	want := "bad configuration, 3 problems:\n" +
+		"  - --https-listen-port: a flag of another command; `knarr agent` does not take it\n" +
+		"  - /etc/knarr/config.yaml:1: disable-scheduler: a key of another command; `knarr agent` does not take it\n" +
+		"  - --server: is needed: the URL of a server, such as https://192.0.2.10:6443; KNARR_URL or `server:` in the configuration file do as well"
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
+	}
+}
+
+// TestSharedSettings takes them the way they go: from a server to an agent, which compares them with its own.
+func TestSharedSettings(t *testing.T) {
+	server := mustLoad(t, given{args: []string{"cluster-cidr=10.0.0.0/16,fd00:42::/56", "service-cidr=10.1.0.0/16,fd00:43::/112", "cluster-domain=example.internal", "disable-kube-proxy", "system-default-registry=registry.example.com"}})
+	settings := append(server.Shared(), Setting{"of-a-newer-server", "1"})
+	member, err := FromCluster(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(member.Shared(), server.Shared()) || member.Components.KubeProxy || member.Network.Domain != "example.internal" {
+		t.Errorf("an agent is told %v and has %v", server.Shared(), member.Shared())
+	}
+	agent, err := LoadAgent(joining(given{args: []string{"service-cidr=10.9.0.0/16", "disable-kube-proxy"}}.input()))
+	want := []Setting{{"service-cidr", "10.9.0.0/16"}, {"disable-kube-proxy", "true"}}
+	if err != nil || !reflect.DeepEqual(agent.Told.Slice(), want) {
+		t.Errorf("told %v, %v; want %v", agent.Told.Slice(), err, want)
+	}
+	for _, f := range sharedFlags() {
+		if i := slices.IndexFunc(Flags(RoleServer), func(row Flag) bool { return row.Name == f.name }); i < 0 {
+			t.Errorf("%s is shared but no flag", f.name)
+		}
 	}
 }

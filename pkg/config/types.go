@@ -19,13 +19,21 @@ type Server struct {
 	Datastore  Datastore
 	Backup     Backup
 	Components Components
+	// AgentToken is the secret that joins agents only; not set means that they
+	// join with the token.
+	AgentToken Secret
 	// SystemRegistry is a registry that all of knarr's own images come from
 	// instead of their own; "" for none. See [Server.SystemImage].
 	SystemRegistry string
 }
 
 // Agent is the configuration of `knarr agent`.
-type Agent struct{ Common }
+type Agent struct {
+	Common
+	// Told are the shared settings that the user gave although the cluster
+	// decides them; see [Server.Shared].
+	Told List[Setting]
+}
 
 // Common is what servers and agents have alike.
 type Common struct {
@@ -39,12 +47,23 @@ type Common struct {
 	DataDir string
 	// Token is the cluster's secret, from --token or the --token-file; not set
 	// when neither was given.
-	Token    Secret
+	Token Secret
+	// Join is how an agent finds its cluster.
+	Join     Join
 	Node     Node
 	Runtime  Runtime
 	NodeArgs NodeArgs
 	// Profiling serves pprof on the API's port.
 	Profiling bool
+}
+
+// Join is the way of an agent to its cluster.
+type Join struct {
+	// Server is the URL of a server, https://HOST:PORT.
+	Server string
+	// BalancerPort is the port on loopback at which the node's components reach
+	// the servers.
+	BalancerPort uint16
 }
 
 // Logging is what is logged and where to.

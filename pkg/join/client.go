@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"strings"
 	"syscall"
 	"time"
 
@@ -46,22 +45,6 @@ type Client struct {
 	Certificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 	// Dial replaces the network's; nil: the network.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-}
-
-// ParseURL reads --server: https://HOST[:PORT], the port 6443 unless given.
-func ParseURL(text string) (*url.URL, error) {
-	u, err := url.Parse(text)
-	switch {
-	case err != nil || u.Scheme != "https" || u.Hostname() == "":
-		return nil, fmt.Errorf("%q is not of the form https://HOST:6443", text)
-	case u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
-		return nil, fmt.Errorf("%q has more than https://HOST:PORT", text)
-	}
-	if u.Port() == "" {
-		u.Host = net.JoinHostPort(u.Hostname(), "6443")
-	}
-	u.Path = ""
-	return u, nil
 }
 
 // Patiently tries again while a server cannot be reached or is not ready, until ctx ends. A refusal is final.

@@ -63,8 +63,8 @@ func first(ips []netip.Addr) string {
 }
 
 // addons is what knarr status shows of the manifests.
-func (d *desk) addons() *control.Addons {
-	s := d.parts.Addons.Summary()
+func (p Parts) addons() *control.Addons {
+	s := p.Addons.Summary()
 	shown := &control.Addons{Total: s.Total}
 	for _, t := range s.Trouble {
 		shown.Trouble = append(shown.Trouble, control.Addon{Name: t.Name, State: string(t.State), Message: t.Message})

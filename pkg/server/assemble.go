@@ -38,7 +38,10 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 		g.Add(backup.NewScheduler(p.backups(log), log), lifecycle.After(db))
 	}
 
-	kube, err := apiserver.New(p.apiServer(store.Access()), func() apiserver.Dial { return store.Access().Dial })
+	gate := p.gate(log)
+	kube, err := apiserver.New(p.apiServer(store.Access()), apiserver.Seams{
+		EtcdDial: func() apiserver.Dial { return store.Access().Dial }, NodeDial: gate.tunnels.DialContext, Front: gate.joins.Front,
+	})
 	if err != nil {
 		return parts, err
 	}
@@ -60,8 +63,9 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	parts.Addons = p.addons(kube, log)
 	g.Add(lifecycle.Restarted(parts.Addons, log), lifecycle.After(api), lifecycle.Optional())
 
-	shared := newShared(kube)
+	shared := agent.NewShared(newClient(kube))
 	cache := g.Add(shared, lifecycle.After(api))
+	gate.open(g, shared, cache)
 	if p.Components.CloudController {
 		g.Add(nodecontroller.New(shared.Client, shared.Informers, log), lifecycle.After(cache))
 	}
@@ -76,6 +80,7 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 			return kube.ClientConfig("system:node:"+p.NodeName, user.NodesGroup), nil
 		},
 		Client:    shared.Client,
+		Reader:    shared.Client,
 		Informers: shared.Informers,
 	}, log)
 }

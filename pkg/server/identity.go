@@ -19,11 +19,12 @@ type identity struct {
 	keys  pki.Config
 	dir   datadir.Dir
 	token config.Secret
+	agent config.Secret
 }
 
 func (p Plan) keys(log *slog.Logger) lifecycle.Component {
 	keys := p.certificates()
-	return &identity{pki.NewRenewer(keys, log, nil), keys, p.Dir, p.Token}
+	return &identity{pki.NewRenewer(keys, log, nil), keys, p.Dir, p.Token, p.AgentToken}
 }
 
 // Prepare makes what is missing and writes nothing when all is there.
@@ -36,9 +37,16 @@ func (i *identity) Prepare(ctx context.Context) error {
 		return fmt.Errorf("read server CA: %w", err)
 	}
 	var given token.Given
-	if i.token.IsSet() {
-		if given.Server, err = token.Parse(i.token.Reveal()); err != nil {
-			return fmt.Errorf("--token: %w", err)
+	for _, t := range []struct {
+		flag string
+		text config.Secret
+		into *token.Token
+	}{{"--token", i.token, &given.Server}, {"--agent-token", i.agent, &given.Agent}} {
+		if !t.text.IsSet() {
+			continue
+		}
+		if *t.into, err = token.Parse(t.text.Reveal()); err != nil {
+			return fmt.Errorf("%s: %w", t.flag, err)
 		}
 	}
 	if _, err := (token.Store{ServerDir: i.dir.Server()}).Ensure(given, ca); err != nil {

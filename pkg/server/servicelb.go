@@ -6,13 +6,14 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/knarr-io/knarr/pkg/agent"
 	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/controllers/servicelb"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 )
 
 // serviceLB is the service load balancer or, when it is disabled, what takes back the addresses that it gave before.
-func (p Plan) serviceLB(s shared, log *slog.Logger) lifecycle.Component {
+func (p Plan) serviceLB(s agent.Shared, log *slog.Logger) lifecycle.Component {
 	if p.Components.Packaged("servicelb") {
 		return lifecycle.Restarted(servicelb.New(servicelb.Config{Reserved: p.reservedPorts()}, s.Client, s.Informers, log), log)
 	}

@@ -295,6 +295,24 @@ type connTo struct {
 	remote string
 }
 
+// Read and Write fail as those of a connection that was closed do, for callers that tell that from other errors.
+func (c *connTo) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	return n, closed(err)
+}
+
+func (c *connTo) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	return n, closed(err)
+}
+
+func closed(err error) error {
+	if errors.Is(err, io.ErrClosedPipe) {
+		return net.ErrClosed
+	}
+	return err
+}
+
 func (c *connTo) LocalAddr() net.Addr { return c.local }
 
 func (c *connTo) RemoteAddr() net.Addr {

@@ -23,21 +23,30 @@ import (
 // argsFlag is the knarr flag whose values arrive in Config.ExtraArgs.
 const argsFlag = "kube-apiserver-arg"
 
-// Dial connects to the datastore; see storagebackend.TransportConfig.EgressLookup.
+// Seams are where the process meets the component, beside its configuration. Each may be nil.
+type Seams struct {
+	// EtcdDial is called once, when the component starts, and what it returns (nil: the network) makes every connection
+	// to the datastore.
+	EtcdDial func() Dial
+	// NodeDial replaces the network on the way to nodes and pods: kubelets, webhooks, aggregated APIs, proxied pods.
+	NodeDial Dial
+	// Front is put before everything that the port serves.
+	Front func(api http.Handler) http.Handler
+}
+
+// Dial makes a connection; see storagebackend.TransportConfig.EgressLookup.
 type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 // Component is a kube-apiserver. Use [New].
 type Component struct {
 	options *options.ServerRunOptions
-	// etcdDial, when not nil, replaces the network on the way to the datastore.
-	etcdDial func() Dial
-	handler  atomic.Pointer[http.Handler]
+	seams   Seams
+	handler atomic.Pointer[http.Handler]
 }
 
-// New parses the configuration. etcdDial may be nil: then the endpoints are dialled over the network; otherwise it is
-// called once, when the component starts, and what it returns (nil: the network) makes every connection.
+// New parses the configuration.
 // The error, an argv.UsageError, names an argument that upstream does not take.
-func New(c Config, etcdDial func() Dial) (*Component, error) {
+func New(c Config, seams Seams) (*Component, error) {
 	s := options.NewServerRunOptions()
 	named := s.Flags()
 	sets := make([]*pflag.FlagSet, 0, len(named.Order))
@@ -47,7 +56,7 @@ func New(c Config, etcdDial func() Dial) (*Component, error) {
 	if err := argv.Parse(argsFlag, c.Args(), sets...); err != nil {
 		return nil, err
 	}
-	return &Component{options: s, etcdDial: etcdDial}, nil
+	return &Component{options: s, seams: seams}, nil
 }
 
 // Name is "kube-apiserver".
@@ -107,10 +116,10 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 const drain = time.Second
 
 func (c *Component) useDatastore() error {
-	if c.etcdDial == nil {
+	if c.seams.EtcdDial == nil {
 		return nil
 	}
-	dial := c.etcdDial()
+	dial := c.seams.EtcdDial()
 	if dial == nil {
 		return nil
 	}
@@ -160,6 +169,7 @@ func (c *Component) build(ctx context.Context) (*genericServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure kube-apiserver: %w", err)
 	}
+	c.useSeams(config)
 	trustInProcess(&config.Aggregator.GenericConfig.Config.Authentication)
 	c.shortenLoopback(config.KubeAPIs.ControlPlane.Generic.LoopbackClientConfig)
 	full, err := config.Complete()

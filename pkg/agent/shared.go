@@ -1,46 +1,42 @@
-package server
+package agent
 
 import (
 	"context"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-
-	"github.com/knarr-io/knarr/pkg/upstream/apiserver"
 )
 
 // resync is upstream's --min-resync-period of kube-controller-manager.
 const resync = 12 * time.Hour
 
-// shared is the one client and the one informer factory of knarr's own components, so that an object is decoded once and
+// Shared is the one client and the one informer factory of knarr's own components, so that an object is decoded once and
 // held once. As a component it owns the informers' end: those who use them start them, each as it needs them. Upstream's
 // controllers and scheduler cannot take part: they register handlers before they are complete, which must not see
 // events, and here others may have started the informers before.
-type shared struct {
+type Shared struct {
 	client    kubernetes.Interface
 	informers informers.SharedInformerFactory
 }
 
-func newShared(kube *apiserver.Component) shared {
-	// The configuration is made here, not read: a client from it cannot fail.
-	client := kubernetes.NewForConfigOrDie(kube.ClientConfig("system:knarr-controller", user.SystemPrivilegedGroup))
-	return shared{client, informers.NewSharedInformerFactoryWithOptions(client, resync, informers.WithTransform(trim))}
+// NewShared makes the component.
+func NewShared(client kubernetes.Interface) Shared {
+	return Shared{client, informers.NewSharedInformerFactoryWithOptions(client, resync, informers.WithTransform(trim))}
 }
 
 // Client returns the client; it never fails.
-func (s shared) Client() (kubernetes.Interface, error) { return s.client, nil }
+func (s Shared) Client() (kubernetes.Interface, error) { return s.client, nil }
 
 // Informers returns the factory.
-func (s shared) Informers() informers.SharedInformerFactory { return s.informers }
+func (s Shared) Informers() informers.SharedInformerFactory { return s.informers }
 
 // Name is "informers".
-func (shared) Name() string { return "informers" }
+func (Shared) Name() string { return "informers" }
 
 // Run waits until the informers have ended, which those who started them bring about.
-func (s shared) Run(ctx context.Context, ready func()) error {
+func (s Shared) Run(ctx context.Context, ready func()) error {
 	ready()
 	<-ctx.Done()
 	s.informers.Shutdown()

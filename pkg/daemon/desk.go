@@ -1,0 +1,91 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/knarr-io/knarr/pkg/control"
+	"github.com/knarr-io/knarr/pkg/lifecycle"
+	"github.com/knarr-io/knarr/pkg/upstream/globals"
+	"github.com/knarr-io/knarr/pkg/version"
+)
+
+// desk answers for the process: to knarr status, to systemd, to whoever waits for it to be ready.
+type desk struct {
+	config   Config
+	proc     Process
+	log      *slog.Logger
+	group    *lifecycle.Group
+	ready    atomic.Pointer[time.Time]
+	stopping atomic.Bool
+}
+
+func (d *desk) run(ctx context.Context) error {
+	watch, done := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		d.watch(watch)
+	}()
+	context.AfterFunc(ctx, func() {
+		d.stopping.Store(true)
+		_ = d.proc.Notify.Stopping() // systemd also sees the process end
+	})
+	err := d.group.Run(ctx)
+	done()
+	<-ended
+	return err
+}
+
+// watch tells systemd and the caller when all is ready, and then keeps the watchdog fed while all is healthy.
+func (d *desk) watch(ctx context.Context) {
+	if d.group.Ready(ctx) != nil {
+		return // stopped or failed first: Run returns the reason
+	}
+	now := time.Now()
+	d.ready.Store(&now)
+	if err := d.proc.Notify.Ready(); err != nil {
+		d.log.Warn("cannot tell systemd that knarr is ready", "error", err)
+	}
+	settling := make(chan struct{})
+	go func() {
+		defer close(settling)
+		d.settle(ctx)
+	}()
+	d.proc.Notify.Watchdog(ctx, d.log, d.group.Check)
+	<-settling
+}
+
+// settleAfter is when the start is over for the parts that go on by themselves after they are ready: caches have
+// filled, API documents are built.
+const settleAfter = 20 * time.Second
+
+// settle gives the memory back that only the start needed.
+func (d *desk) settle(ctx context.Context) {
+	timer := time.NewTimer(settleAfter)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return
+	case <-timer.C:
+	}
+	globals.ReleaseMemory()
+}
+
+func (d *desk) status() control.Status {
+	c := d.config
+	s := control.Status{
+		Version: version.Version, PID: os.Getpid(), StartTime: d.proc.Start, Role: c.Role,
+		NodeName: c.NodeName, DataDir: c.DataDir, Endpoint: c.Endpoint, LogFile: c.Logging.File,
+		Ready: d.ready.Load(), Stopping: d.stopping.Load(), Components: d.group.Status(),
+	}
+	if c.Status != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		c.Status(ctx, &s)
+	}
+	return s
+}
