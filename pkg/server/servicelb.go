@@ -18,7 +18,11 @@ func (p Plan) serviceLB(s agent.Shared, log *slog.Logger) lifecycle.Component {
 		return lifecycle.Restarted(servicelb.New(servicelb.Config{Reserved: p.reservedPorts()}, s.Client, s.Informers, log), log)
 	}
 	return lifecycle.Restarted(lifecycle.Func("servicelb", func(ctx context.Context, ready func()) error {
-		if err := servicelb.Release(ctx, s.client, log); err != nil && ctx.Err() == nil {
+		client, err := s.Client()
+		if err != nil {
+			return err
+		}
+		if err := servicelb.Release(ctx, client, log); err != nil && ctx.Err() == nil {
 			return err
 		}
 		ready()
