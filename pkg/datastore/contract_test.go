@@ -22,6 +22,7 @@ func TestContract(t *testing.T) {
 	}{
 		{"sqlite", "", contract.Traits{}},
 		{"kine-sqlite", "kine-sqlite://", kineTraits},
+		{"etcd-embedded", EmbeddedEtcd, contract.Traits{}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			client := start(t, New(Config{Endpoint: tc.endpoint, Dir: t.TempDir()}, slog.New(slog.DiscardHandler)))

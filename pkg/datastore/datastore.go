@@ -23,6 +23,7 @@ import (
 	"sync/atomic"
 
 	"github.com/k3s-io/kine/pkg/server"
+	"github.com/knarr-io/knarr/pkg/datastore/etcd"
 	"github.com/knarr-io/knarr/pkg/datastore/sqlite"
 	"github.com/knarr-io/knarr/pkg/seal"
 )
@@ -31,7 +32,7 @@ import (
 type Config struct {
 	// Endpoint names the store. Empty means SQLite in Dir. Otherwise a URL as k3s's --datastore-endpoint has it:
 	// postgres://, mysql://, nats://, http(s):// or unix:// for an etcd cluster (several, separated by commas), or
-	// kine-sqlite:// for kine's own SQLite driver in Dir.
+	// kine-sqlite:// for kine's own SQLite driver in Dir, or [EmbeddedEtcd].
 	Endpoint string
 	// Dir is the directory of the SQLite database, made with mode 0700 when missing. Unused by external stores.
 	Dir string
@@ -41,6 +42,8 @@ type Config struct {
 	// Listen is where to serve the etcd API beside the in-process way: unix:///PATH or tcp://HOST:PORT. Empty means
 	// in-process only. A tcp listener has no authentication: it is for loopback addresses and tests.
 	Listen string
+	// Etcd is for [EmbeddedEtcd].
+	Etcd Etcd
 	// BackupDir is where backups are made, so that the newest can be named when the database is found damaged.
 	BackupDir string
 }
@@ -59,7 +62,7 @@ type Access struct {
 
 // Status is a snapshot of the store's state.
 type Status struct {
-	// Engine names the store: sqlite, kine-sqlite, postgres, mysql, nats or etcd.
+	// Engine names the store: sqlite, kine-sqlite, postgres, mysql, nats, etcd or etcd-embedded.
 	Engine string `json:"engine"`
 	// Revision is the newest revision.
 	Revision int64 `json:"revision"`
@@ -69,6 +72,8 @@ type Status struct {
 	DiskBytes int64 `json:"diskBytes"`
 	// FreeBytes of these will be used again before the store grows. Only SQLite tells.
 	FreeBytes int64 `json:"freeBytes,omitempty"`
+	// Members are those of the embedded etcd's cluster, as far as this one knows.
+	Members []etcd.Info `json:"members,omitempty"`
 	// Running tells whether a server uses the store; nil when that cannot be told.
 	Running *bool `json:"running,omitempty"`
 }
@@ -91,14 +96,19 @@ type Component struct {
 	log    *slog.Logger
 	engine engine
 	pipe   *pipeListener
-	// backend is nil until Run has opened it.
+	// backend is nil until Run has opened it, and so is member, of which there is one or the other.
 	backend atomic.Pointer[backend]
-	running sync.Mutex // held during Run: a Component runs once at a time
+	member  atomic.Pointer[etcd.Member]
+	// startMember starts the member of an embedded etcd.
+	startMember func(context.Context) (*etcd.Member, error)
+	running     sync.Mutex // held during Run: a Component runs once at a time
 }
 
 // New describes the store; nothing is opened before Run.
 func New(config Config, log *slog.Logger) *Component {
-	return &Component{config: config, log: log, engine: engineFor(config.Endpoint), pipe: newPipeListener()}
+	c := &Component{config: config, log: log, engine: engineFor(config.Endpoint), pipe: newPipeListener()}
+	c.startMember = c.ownMember
+	return c
 }
 
 // Name implements lifecycle.Component.
@@ -106,7 +116,7 @@ func (c *Component) Name() string { return "datastore" }
 
 // Prepare checks the configuration and makes the database's directory.
 func (c *Component) Prepare(context.Context) error {
-	if c.engine.open == nil && c.engine.name != engineEtcd {
+	if c.engine.open == nil && c.engine.name != engineEtcd && c.engine.name != engineEmbeddedEtcd {
 		return fmt.Errorf("datastore endpoint %q: unknown scheme; use one of %s, or none for SQLite",
 			redact(c.config.Endpoint), strings.Join(schemes(), ", "))
 	}
@@ -140,8 +150,11 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	if err := c.Prepare(ctx); err != nil {
 		return err
 	}
-	if c.engine.name == engineEtcd {
+	switch c.engine.name {
+	case engineEtcd:
 		return c.runExternalEtcd(ctx, ready)
+	case engineEmbeddedEtcd:
+		return c.runEmbeddedEtcd(ctx, ready)
 	}
 	b, err := c.engine.open(ctx, c.config, c.log)
 	if err != nil && ctx.Err() != nil {
@@ -151,7 +164,7 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 		return fmt.Errorf("open datastore %s: %w%s", c.engine.name, err, Advice(err, c.config.BackupDir))
 	}
 	c.backend.Store(b)
-	err = c.serve(ctx, b, ready)
+	err = c.serve(ctx, kineServer(b), b.failed, b.err, ready)
 	c.backend.Store(nil)
 	if cerr := b.close(); cerr != nil && err == nil {
 		err = fmt.Errorf("close datastore: %w", cerr)
@@ -190,8 +203,11 @@ var ErrNotRunning = errors.New("datastore is not running")
 
 // Status asks the store for its state. It returns [ErrNotRunning] before Run has opened the store and after it ended.
 func (c *Component) Status(ctx context.Context) (Status, error) {
-	if c.engine.name == engineEtcd {
+	switch c.engine.name {
+	case engineEtcd:
 		return c.externalStatus(ctx)
+	case engineEmbeddedEtcd:
+		return c.embeddedStatus()
 	}
 	b := c.backend.Load()
 	if b == nil {

@@ -29,6 +29,8 @@ const (
 	engineMySQL      = "mysql"
 	engineNATS       = "nats"
 	engineEtcd       = "etcd"
+
+	engineEmbeddedEtcd = "etcd-embedded"
 )
 
 // engine is one kind of store.
@@ -44,13 +46,15 @@ type engine struct {
 func engines() map[string]engine {
 	etcd := engine{name: engineEtcd}
 	return map[string]engine{
-		"":            {name: engineSQLite, local: true, open: openSQLite},
-		"kine-sqlite": {name: engineKineSQLite, local: true, open: openKine(kinesqlite.New, kineSQLiteDSN)},
-		"postgres":    {name: enginePostgres, open: openKine(pgsql.New, nil)},
-		"postgresql":  {name: enginePostgres, open: openKine(pgsql.New, nil)},
-		"mysql":       {name: engineMySQL, open: openKine(mysql.New, nil)},
-		"nats":        {name: engineNATS, open: openKine(nats.New, nil)},
-		"http":        etcd, "https": etcd, "unix": etcd, "unixs": etcd,
+		"":              {name: engineSQLite, local: true, open: openSQLite},
+		"sqlite":        {name: engineSQLite, local: true, open: openSQLite},
+		"etcd-embedded": {name: engineEmbeddedEtcd, local: true},
+		"kine-sqlite":   {name: engineKineSQLite, local: true, open: openKine(kinesqlite.New, kineSQLiteDSN)},
+		"postgres":      {name: enginePostgres, open: openKine(pgsql.New, nil)},
+		"postgresql":    {name: enginePostgres, open: openKine(pgsql.New, nil)},
+		"mysql":         {name: engineMySQL, open: openKine(mysql.New, nil)},
+		"nats":          {name: engineNATS, open: openKine(nats.New, nil)},
+		"http":          etcd, "https": etcd, "unix": etcd, "unixs": etcd,
 	}
 }
 

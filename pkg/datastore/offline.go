@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/knarr-io/knarr/pkg/datastore/etcd"
 	"github.com/knarr-io/knarr/pkg/datastore/sqlite"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -20,7 +21,11 @@ import (
 
 // Exists tells whether there is a store that holds something. Of an external one that is taken for granted.
 func Exists(config Config) (bool, error) {
-	if engineFor(config.Endpoint).name != engineSQLite {
+	switch engineFor(config.Endpoint).name {
+	case engineSQLite:
+	case engineEmbeddedEtcd:
+		return HasEtcd(config.Dir)
+	default:
 		return true, nil
 	}
 	_, err := os.Stat(filepath.Join(config.Dir, sqlite.FileName()))
@@ -49,6 +54,11 @@ func Inspect(ctx context.Context, config Config, log *slog.Logger) (st Status, e
 		st, err = c.Status(ctx)
 		return err
 	})
+	if err == nil && engineFor(config.Endpoint).name == engineEmbeddedEtcd {
+		st.Engine, st.Members = engineEmbeddedEtcd, nil // a copy has only itself
+		running, ierr := etcd.InUse(config.etcdDir())
+		st.Running, err = &running, ierr
+	}
 	return st, err
 }
 
@@ -57,6 +67,9 @@ func Inspect(ctx context.Context, config Config, log *slog.Logger) (st Status, e
 //
 // A SQLite store must not be in use ([sqlite.ErrInUse]); of other stores compacting can be asked while servers use them.
 func Compact(ctx context.Context, config Config, log *slog.Logger) error {
+	if engineFor(config.Endpoint).name == engineEmbeddedEtcd {
+		return fmt.Errorf("compact datastore: %w: an embedded etcd is compacted by the server that runs it", ErrNotRunning)
+	}
 	if engineFor(config.Endpoint).name == engineSQLite {
 		if _, err := sqlite.Inspect(config.Dir); err != nil {
 			return err
@@ -64,14 +77,7 @@ func Compact(ctx context.Context, config Config, log *slog.Logger) error {
 		return sqlite.Shrink(ctx, config.Dir, log)
 	}
 	return while(ctx, config, log, func(ctx context.Context, c *Component, client *clientv3.Client) error {
-		st, err := c.Status(ctx)
-		if err != nil {
-			return err
-		}
-		if _, err := client.Compact(ctx, st.Revision, clientv3.WithCompactPhysical()); err != nil {
-			return fmt.Errorf("compact datastore at revision %d: %w", st.Revision, err)
-		}
-		return nil
+		return c.compact(ctx, client)
 	})
 }
 
@@ -91,23 +97,49 @@ func Check(ctx context.Context, config Config, log *slog.Logger) (sum Sum, err e
 		return Sum{Revision: s.Revision, Keys: s.Keys, Bytes: s.Bytes, Hash: fmt.Sprintf("%016x", s.Content)}, err
 	}
 	err = while(ctx, config, log, func(ctx context.Context, _ *Component, client *clientv3.Client) error {
-		var s sqlite.Sum
-		rev, err := eachKey(ctx, client, func(kv *mvccpb.KeyValue) error {
-			s.Add(string(kv.Key), kv.Value)
-			return nil
-		})
-		sum = Sum{Revision: rev, Keys: s.Keys, Bytes: s.Bytes, Hash: fmt.Sprintf("%016x", s.Content)}
+		var err error
+		sum, err = sumOf(ctx, client)
 		return err
 	})
 	return sum, err
 }
 
-// while runs a store for as long as f takes and gives it a client.
+// sumOf reads everything.
+func sumOf(ctx context.Context, client *clientv3.Client) (Sum, error) {
+	var s sqlite.Sum
+	rev, err := eachKey(ctx, client, func(kv *mvccpb.KeyValue) error {
+		s.Add(string(kv.Key), kv.Value)
+		return nil
+	})
+	return Sum{Revision: rev, Keys: s.Keys, Bytes: s.Bytes, Hash: fmt.Sprintf("%016x", s.Content)}, err
+}
+
+// same returns an error when two stores do not hold the same.
+func same(got, want Sum) error {
+	if got.Keys != want.Keys || got.Hash != want.Hash {
+		return fmt.Errorf("the new store has %d keys with hash %s, the old one %d with %s: was something writing? do not use the new one",
+			got.Keys, got.Hash, want.Keys, want.Hash)
+	}
+	return nil
+}
+
+// while opens a store for as long as f takes and gives it a client. An embedded etcd is only read.
 func while(ctx context.Context, config Config, log *slog.Logger, f func(context.Context, *Component, *clientv3.Client) error) error {
+	config.Listen = ""
+	if engineFor(config.Endpoint).name != engineEmbeddedEtcd {
+		return run(ctx, New(config, log), f)
+	}
+	c, done, err := attach(config, log)
+	if err != nil {
+		return err
+	}
+	return errors.Join(run(ctx, c, f), done())
+}
+
+// run runs a store for as long as f takes and gives it a client.
+func run(ctx context.Context, c *Component, f func(context.Context, *Component, *clientv3.Client) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	config.Listen = ""
-	c := New(config, log)
 	up, done := make(chan struct{}), make(chan error, 1)
 	go func() { done <- c.Run(ctx, func() { close(up) }) }()
 	select {

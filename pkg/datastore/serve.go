@@ -33,10 +33,8 @@ const (
 	stopGrace       = 300 * time.Millisecond
 )
 
-// serve answers etcd calls until ctx ends.
-func (c *Component) serve(ctx context.Context, b *backend, ready func()) error {
-	g := newGRPCServer()
-	server.New(b, "http", notifyInterval, emulatedVersion).Register(g)
+// serve answers etcd calls until ctx ends or failed is closed, for the reason that cause then gives.
+func (c *Component) serve(ctx context.Context, g *grpc.Server, failed <-chan struct{}, cause func() error, ready func()) error {
 	listeners := []net.Listener{c.pipe.listen()}
 	if c.config.Listen != "" {
 		l, err := listen(c.config.Listen)
@@ -59,8 +57,8 @@ func (c *Component) serve(ctx context.Context, b *backend, ready func()) error {
 		var err error
 		select {
 		case <-gctx.Done():
-		case <-b.failed:
-			err = b.err()
+		case <-failed:
+			err = cause()
 		}
 		t := time.AfterFunc(stopGrace, g.Stop)
 		defer t.Stop()
@@ -71,9 +69,16 @@ func (c *Component) serve(ctx context.Context, b *backend, ready func()) error {
 	return group.Wait()
 }
 
-// newGRPCServer repeats the options of etcd's own server as kine does (kine v0.17.5 pkg/endpoint/endpoint.go:235-250).
-func newGRPCServer() *grpc.Server {
-	return grpc.NewServer(
+// kineServer makes an etcd server of a backend.
+func kineServer(b *backend) *grpc.Server {
+	g := grpc.NewServer(serverOptions()...)
+	server.New(b, "http", notifyInterval, emulatedVersion).Register(g)
+	return g
+}
+
+// serverOptions repeats those of etcd's own server as kine does (kine v0.17.5 pkg/endpoint/endpoint.go:235-250).
+func serverOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Hour, Timeout: 20 * time.Second}),
 		grpc.MaxConcurrentStreams(math.MaxUint32),
@@ -81,7 +86,7 @@ func newGRPCServer() *grpc.Server {
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		// The apiserver makes about a hundred connections: without this each holds 32 KiB more.
 		grpc.ReadBufferSize(4096),
-	)
+	}
 }
 
 func listen(address string) (net.Listener, error) {

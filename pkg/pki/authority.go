@@ -165,7 +165,7 @@ func (a *authority) issue(leaf PlannedLeaf, pub crypto.PublicKey, now time.Time,
 		NotBefore:   later(a.cert.NotBefore, now.Add(-backdate)).UTC(),
 		NotAfter:    earlier(a.notAfter, now.Add(life)).UTC(),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{leaf.usage()},
+		ExtKeyUsage: leaf.usage(),
 		DNSNames:    leaf.DNSNames,
 	}
 	if _, ec := pub.(*ecdsa.PublicKey); !ec {
@@ -185,11 +185,14 @@ func (a *authority) issue(leaf PlannedLeaf, pub crypto.PublicKey, now time.Time,
 	return out, nil
 }
 
-func (l PlannedLeaf) usage() x509.ExtKeyUsage {
-	if l.Serving() {
-		return x509.ExtKeyUsageServerAuth
+func (l PlannedLeaf) usage() []x509.ExtKeyUsage {
+	switch {
+	case l.ID == EtcdPeer:
+		return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	case l.Serving():
+		return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	}
-	return x509.ExtKeyUsageClientAuth
+	return []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 }
 
 // newKey makes an ECDSA P-256 key, which takes microseconds where RSA takes

@@ -123,11 +123,15 @@ func TestReissue(t *testing.T) {
 			c.NodeIPs = []netip.Addr{netip.MustParseAddr("192.0.2.11")}
 			c.AdvertiseAddress = netip.Addr{}
 		}, "reissued kube-apiserver serving: its names changed: +192.0.2.11 -192.0.2.10 -2001:db8::10\n" +
-			"reissued kubelet serving: its names changed: +192.0.2.11 -192.0.2.10 -2001:db8::10\n"},
+			"reissued kubelet serving: its names changed: +192.0.2.11 -192.0.2.10 -2001:db8::10\n" +
+			"reissued etcd serving: its names changed: +192.0.2.11 -192.0.2.10 -2001:db8::10\n" +
+			"reissued etcd peer: its names changed: +192.0.2.11 -192.0.2.10 -2001:db8::10\n"},
 		{"node renamed", func(_ *testing.T, c *Config) { c.NodeName = "node-2" },
 			"reissued kube-apiserver serving: its names changed: +node-2 -node-1\n" +
 				"reissued kubelet: its user changed from \"system:node:node-1\" to \"system:node:node-2\"\n" +
-				"reissued kubelet serving: its user changed from \"node-1\" to \"node-2\"\n"},
+				"reissued kubelet serving: its user changed from \"node-1\" to \"node-2\"\n" +
+				"reissued etcd serving: its user changed from \"node-1\" to \"node-2\"\n" +
+				"reissued etcd peer: its user changed from \"node-1\" to \"node-2\"\n"},
 		{"key damaged", write(func(c Config) string { return admin(c).Key }, "torn"),
 			"reissued admin: the private key is damaged\nupdated admin kubeconfig: its content changed\n"},
 		{"key empty", write(func(c Config) string { return admin(c).Key }, ""),

@@ -123,7 +123,8 @@ func keepPrivate(path string) error {
 // the lock of a process that dies.
 func lockDirectories(c Config) (unlock func(), err error) {
 	agentDir := filepath.Dir(c.LeafPair(KubeletClient).Cert)
-	dirs := []string{filepath.Dir(c.ServiceKey()), filepath.Dir(c.KubeconfigPath(AdminKubeconfigFile))}
+	etcdDir := filepath.Dir(c.CAPair(EtcdServerCA).Cert)
+	dirs := []string{filepath.Dir(c.ServiceKey()), filepath.Dir(c.KubeconfigPath(AdminKubeconfigFile)), etcdDir}
 	switch {
 	case c.Joined:
 		dirs = []string{agentDir}
@@ -147,8 +148,10 @@ func lockDirectories(c Config) (unlock func(), err error) {
 	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock certificate directory %s: %w", dirs[0], err), dir.Close())
 	}
-	if err := atomicfile.RemoveTemps(dirs[0]); err != nil {
-		return nil, errors.Join(err, dir.Close())
+	for _, d := range []string{dirs[0], etcdDir} {
+		if err := atomicfile.RemoveTemps(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, errors.Join(err, dir.Close())
+		}
 	}
 	// Closing the directory drops the lock; a close of a directory opened for
 	// reading has nothing to report.

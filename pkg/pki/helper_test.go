@@ -28,6 +28,7 @@ func testConfig(dir string) Config {
 	return Config{
 		DataDir:          filepath.Join(dir, "data"),
 		Agent:            true,
+		Etcd:             true,
 		NodeName:         "node-1",
 		NodeIPs:          []netip.Addr{netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("2001:db8::10")},
 		AdvertiseAddress: netip.MustParseAddr("192.0.2.10"),
@@ -178,11 +179,13 @@ func verifyLeaf(now time.Time, c Config, leaf PlannedLeaf) error {
 		names = append(names, ip.String())
 	}
 	for _, name := range names {
-		options := x509.VerifyOptions{
-			Roots: roots, Intermediates: between, CurrentTime: now, DNSName: name, KeyUsages: []x509.ExtKeyUsage{leaf.usage()},
-		}
-		if _, err := pair.Leaf.Verify(options); err != nil {
-			return fmt.Errorf("as %q: %w", name, err)
+		for _, usage := range leaf.usage() {
+			options := x509.VerifyOptions{
+				Roots: roots, Intermediates: between, CurrentTime: now, DNSName: name, KeyUsages: []x509.ExtKeyUsage{usage},
+			}
+			if _, err := pair.Leaf.Verify(options); err != nil {
+				return fmt.Errorf("as %q: %w", name, err)
+			}
 		}
 	}
 	if cn := pair.Leaf.Subject.CommonName; cn != leaf.CommonName {

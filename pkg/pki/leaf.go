@@ -76,7 +76,7 @@ func contentProblem(want PlannedLeaf, certs []*x509.Certificate, ca *authority) 
 		return fmt.Sprintf("its user changed from %q to %q", have.Subject.CommonName, want.CommonName)
 	case !slices.Equal(have.Subject.Organization, want.Groups):
 		return fmt.Sprintf("its groups changed from %q to %q", have.Subject.Organization, want.Groups)
-	case !slices.Equal(have.ExtKeyUsage, []x509.ExtKeyUsage{want.usage()}):
+	case !slices.Equal(have.ExtKeyUsage, want.usage()):
 		return "its usage changed"
 	case !slices.Equal(dns, want.DNSNames) || !slices.Equal(ips, want.IPs):
 		return "its names changed: " + nameChange(dns, ips, want)

@@ -69,6 +69,9 @@ type Config struct {
 	// Joined is true on an agent: the keys of the authorities are on the
 	// servers, and the tables shrink to what a node needs. See EnsureJoined.
 	Joined bool
+	// Etcd is true where a member of the etcd cluster runs in the server: it
+	// adds the certificates below DataDir/server/tls/etcd.
+	Etcd bool
 
 	// NodeName is the name of this machine's Node object.
 	NodeName string

@@ -43,8 +43,8 @@ func TestPlanWithoutAgent(t *testing.T) {
 			t.Errorf("%s is planned on a server without an agent", k.Path)
 		}
 	}
-	if len(plan.Leaves) != 9 || plan.CAs[0].CopyTo != "" {
-		t.Errorf("got %d leaves and copy %q, want 9 and none", len(plan.Leaves), plan.CAs[0].CopyTo)
+	if len(plan.Leaves) != 12 || plan.CAs[0].CopyTo != "" {
+		t.Errorf("got %d leaves and copy %q, want 12 and none", len(plan.Leaves), plan.CAs[0].CopyTo)
 	}
 }
 

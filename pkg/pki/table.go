@@ -10,6 +10,8 @@ const (
 	ServerCA CA = iota
 	ClientCA
 	RequestHeaderCA
+	EtcdServerCA
+	EtcdPeerCA
 	numCAs
 )
 
@@ -31,6 +33,9 @@ const (
 	KubeletClient
 	KubeletServing
 	AgentControllerClient
+	EtcdServer
+	EtcdPeer
+	EtcdClient
 	numLeaves
 )
 
@@ -58,6 +63,7 @@ const (
 	onServer place = iota
 	onAgent        // on every node, a server's own too
 	onJoined       // on a node without a server
+	onEtcd         // a server that is a member of the etcd cluster
 )
 
 // planned reports whether a row belongs on the machine of c.
@@ -67,6 +73,8 @@ func (p place) planned(c Config) bool {
 		return !c.Joined
 	case onAgent:
 		return c.Agent || c.Joined
+	case onEtcd:
+		return c.Etcd
 	default:
 		return c.Joined
 	}
@@ -86,11 +94,13 @@ func caTable() [numCAs]caRow {
 		ServerCA:        {"server-ca", "server/tls/server-ca", "agent/server-ca.crt"},
 		ClientCA:        {"client-ca", "server/tls/client-ca", "agent/client-ca.crt"},
 		RequestHeaderCA: {"request-header-ca", "server/tls/request-header-ca", ""},
+		EtcdServerCA:    {"etcd-server-ca", "server/tls/etcd/server-ca", ""},
+		EtcdPeerCA:      {"etcd-peer-ca", "server/tls/etcd/peer-ca", ""},
 	}
 }
 
 // leafRow describes one leaf certificate. A row with names serves TLS, one
-// without authenticates a client.
+// without authenticates a client; etcd's peers do both.
 type leafRow struct {
 	name    string
 	service string // the name `knarr certificate rotate --service` knows it by
@@ -120,6 +130,9 @@ func leafTable() [numLeaves]leafRow {
 		KubeletClient:           {"kubelet", "kubelet", onAgent, "agent/client-kubelet", ClientCA, "system:node:%s", []string{"system:nodes"}, nil},
 		KubeletServing:          {"kubelet serving", "kubelet", onAgent, "agent/serving-kubelet", ServerCA, "%s", nil, kubeletNames},
 		AgentControllerClient:   {"controllers", "knarr-controller", onJoined, "agent/client-knarr-controller", ClientCA, UserController, nil, nil},
+		EtcdServer:              {"etcd serving", "etcd", onEtcd, "server/tls/etcd/server-client", EtcdServerCA, "%s", nil, kubeletNames},
+		EtcdPeer:                {"etcd peer", "etcd", onEtcd, "server/tls/etcd/peer-server-client", EtcdPeerCA, "%s", nil, kubeletNames},
+		EtcdClient:              {"etcd client", "etcd", onEtcd, "server/tls/etcd/client", EtcdServerCA, "knarr-etcd-client", nil, nil},
 	}
 }
 
