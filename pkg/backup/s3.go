@@ -204,3 +204,27 @@ func Send(ctx context.Context, s S3, file string, keep int) error {
 	_, err = r.Prune(ctx, keep)
 	return err
 }
+
+// Local finds a backup: a file here, else, when s is not nil, one of that name in S3, which is fetched into a directory.
+// done removes what was fetched.
+func Local(ctx context.Context, name string, s *S3, into string) (file string, done func() error, err error) {
+	if _, err := os.Stat(name); err == nil || s == nil {
+		return name, func() error { return nil }, nil
+	}
+	remote, err := NewRemote(*s)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := os.MkdirAll(into, 0o755); err != nil {
+		return "", nil, fmt.Errorf("make directory to fetch the backup to: %w", err)
+	}
+	dir, err := os.MkdirTemp(into, "fetching-")
+	if err != nil {
+		return "", nil, fmt.Errorf("make directory to fetch the backup to: %w", err)
+	}
+	file = filepath.Join(dir, "backup")
+	if err := remote.Download(ctx, path.Base(name), file); err != nil {
+		return "", nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return file, func() error { return os.RemoveAll(dir) }, nil
+}

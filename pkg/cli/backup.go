@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -154,7 +155,11 @@ func makeBackup(ctx context.Context, env Env, c *cli.Context, s config.Server) e
 		}
 		file = filepath.Join(s.BackupDir(), backup.Name(time.Now()))
 	}
-	source := server.BackupSource(s, slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	store, err := server.DatastoreConfig(s)
+	if err != nil {
+		return failf("%w", err)
+	}
+	source := server.BackupSource(s, store, slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	source.ConfigDir = env.path(source.ConfigDir)
 	options := server.BackupOptions(s)
 	if _, err := backup.Create(ctx, source, file, options); err != nil {
@@ -189,12 +194,17 @@ func withBackup(env Env, c *cli.Context, conf settings, f func(config.Server, st
 	if err != nil {
 		return err
 	}
-	file, done, err := fetched(c.Context, env, s, c.Args().First())
+	file, done, err := backup.Local(c.Context, c.Args().First(), server.BackupS3(s), s.DataDir)
 	if err != nil {
-		return err
+		return failf("%w", err)
 	}
-	defer done()
-	return f(s, file)
+	if err := f(s, file); err != nil {
+		return errors.Join(err, done())
+	}
+	if err := done(); err != nil {
+		return failf("remove the fetched backup: %w", err)
+	}
+	return nil
 }
 
 func restoreCommand(env Env) *cli.Command {
@@ -222,34 +232,4 @@ func restoreCommand(env Env) *cli.Command {
 			})
 		},
 	}
-}
-
-// fetched gets a backup that is not a file here from S3; done removes what was fetched.
-func fetched(ctx context.Context, env Env, s config.Server, name string) (file string, done func(), err error) {
-	s3 := server.BackupS3(s)
-	if _, err := os.Stat(name); err == nil || s3 == nil {
-		return name, func() {}, nil
-	}
-	remote, err := backup.NewRemote(*s3)
-	if err != nil {
-		return "", nil, usagef("%w", err)
-	}
-	if err := os.MkdirAll(s.DataDir, 0o755); err != nil {
-		return "", nil, failf("make data directory: %w", err)
-	}
-	dir, err := os.MkdirTemp(s.DataDir, "fetching-")
-	if err != nil {
-		return "", nil, failf("make directory to fetch the backup to: %w", err)
-	}
-	done = func() {
-		if err := os.RemoveAll(dir); err != nil {
-			fmt.Fprintln(env.Stderr, "knarr: remove the fetched backup:", err)
-		}
-	}
-	file = filepath.Join(dir, "backup")
-	if err := remote.Download(ctx, path.Base(name), file); err != nil {
-		done()
-		return "", nil, failf("%w", err)
-	}
-	return file, done, nil
 }

@@ -9,8 +9,9 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/knarr-io/knarr/pkg/control"
+	"github.com/knarr-io/knarr/pkg/datadir"
 	"github.com/knarr-io/knarr/pkg/datastore"
-	"github.com/knarr-io/knarr/pkg/datastore/sqlite"
 	"github.com/knarr-io/knarr/pkg/server"
 )
 
@@ -38,12 +39,11 @@ func datastoreCommand(env Env) *cli.Command {
 				Description: "Prints one JSON object.",
 			},
 			{
-				Name:  "compact",
-				Usage: "Delete all history and give the free space back",
-				Description: "The server must be stopped when the store is SQLite. A running server needs no such help: it\n" +
-					"compacts every five minutes.",
-				Flags:  conf.flags(),
-				Action: storeAction(env, conf, compactStore),
+				Name:        "compact",
+				Usage:       "Delete all history and give the free space back",
+				Description: "A running server does it itself, and needs no such help: it compacts every five minutes.",
+				Flags:       conf.flags(runDirFlag()),
+				Action:      storeAction(env, conf, compactStore),
 			},
 			{
 				Name:  "check",
@@ -69,7 +69,10 @@ func storeAction(env Env, conf settings, f func(ctx context.Context, env Env, c 
 		if err != nil {
 			return err
 		}
-		config := server.DatastoreConfig(s)
+		config, err := server.DatastoreConfig(s)
+		if err != nil {
+			return failf("%w", err)
+		}
 		log := slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 		return f(c.Context, env, c, config, log)
 	}
@@ -92,15 +95,32 @@ func storeStatus(ctx context.Context, env Env, _ *cli.Context, config datastore.
 	return printJSON(env, st)
 }
 
-func compactStore(ctx context.Context, env Env, _ *cli.Context, config datastore.Config, log *slog.Logger) error {
-	err := datastore.Compact(ctx, config, log)
-	if errors.Is(err, sqlite.ErrInUse) {
-		return failf("%w; it compacts by itself, or stop it first with `knarr stop`", err)
+func compactStore(ctx context.Context, env Env, c *cli.Context, config datastore.Config, log *slog.Logger) error {
+	done, err := compactRunning(ctx, env, c, config)
+	if err == nil && !done {
+		err = datastore.Compact(ctx, config, log)
 	}
 	if err != nil {
 		return failf("%w", err)
 	}
 	return storeStatus(ctx, env, nil, config, log)
+}
+
+// compactRunning has the server that runs on this host do it; false when there is none, or one with another store.
+func compactRunning(ctx context.Context, env Env, c *cli.Context, config datastore.Config) (bool, error) {
+	client := control.NewClient(env.path(c.String("run-dir")))
+	s, err := client.Status(ctx)
+	if errors.Is(err, control.ErrNotRunning) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if env.path(datadir.New(s.DataDir).DB()) != config.Dir || s.Datastore == nil || s.Datastore.Kind != datastore.Engine(config) {
+		return false, nil
+	}
+	_, err = client.Compact(ctx)
+	return true, err
 }
 
 func checkStore(ctx context.Context, env Env, _ *cli.Context, config datastore.Config, log *slog.Logger) error {

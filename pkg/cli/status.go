@@ -204,6 +204,9 @@ func datastoreText(d *control.Datastore) string {
 	if d.Revision > 0 {
 		parts = append(parts, fmt.Sprintf("revision %d", d.Revision))
 	}
+	if n := len(d.Members); n > 1 {
+		parts = append(parts, membersText(d.Members))
+	}
 	if d.Error != "" {
 		parts = append(parts, "error: "+d.Error)
 	}
@@ -226,6 +229,20 @@ func addonsText(a *control.Addons) string {
 	}
 	if len(a.Trouble) > most {
 		text += "\n               all of them: knarr kubectl get addons -A"
+	}
+	return text
+}
+
+// membersText counts the members and names the one that leads.
+func membersText(members []control.DatastoreMember) string {
+	text := fmt.Sprintf("%d members", len(members))
+	for _, m := range members {
+		if m.Leader {
+			text += ", " + m.Name + " leads"
+		}
+		if m.Learner {
+			text += ", " + m.Name + " is catching up"
+		}
 	}
 	return text
 }

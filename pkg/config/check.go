@@ -73,6 +73,7 @@ func (l *loader) check(s *Server) {
 		l.checkAddresses(s)
 	}
 	l.checkBackup(s)
+	l.checkEtcd(s)
 	l.checkIdle(s)
 }
 
@@ -88,6 +89,21 @@ func (l *loader) checkBackup(s *Server) {
 		if !s.Backup.S3.Enabled && l.given(f.Name) && !l.off(f.Name) {
 			l.conflict(f.Name, "has no effect because --backup-s3 is not set; set it, or remove this")
 		}
+	}
+}
+
+// checkEtcd sees to it that there is one datastore.
+func (l *loader) checkEtcd(s *Server) {
+	if l.role != RoleServer {
+		return
+	}
+	for _, name := range []string{"cluster-init", "cluster-reset"} {
+		if l.given(name) && !l.off(name) && l.given("datastore-endpoint") {
+			l.conflict(name, "is for the embedded etcd, and --datastore-endpoint names another datastore; remove one of them")
+		}
+	}
+	if l.given("cluster-reset-restore-path") && !s.Datastore.ClusterReset {
+		l.conflict("cluster-reset-restore-path", "needs --cluster-reset as well")
 	}
 }
 

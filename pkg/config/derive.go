@@ -139,7 +139,8 @@ func (s Server) SystemImage(name string) string {
 // External reports whether the container runtime is not the containerd inside.
 func (r Runtime) External() bool { return r.Endpoint != "" }
 
-// Embedded reports whether the state is in the SQLite database in the data-dir.
+// Embedded reports whether the state is in the data-dir: in SQLite, or in an
+// embedded etcd.
 func (d Datastore) Embedded() bool { return !d.Endpoint.IsSet() }
 
 // BackupDir is where backups are: the directory given, else one in the data-dir.

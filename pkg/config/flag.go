@@ -92,6 +92,7 @@ func Table() []Flag {
 		networkFlags(),
 		clusterFlags(),
 		datastoreFlags(),
+		etcdFlags(),
 		backupFlags(),
 		backupS3Flags(),
 		componentFlags(),

@@ -177,6 +177,7 @@ func conflictProblems() []problemCase {
 	}
 	store := "datastore-endpoint=postgres://h/db"
 	return []problemCase{
+		args("two datastores", "cluster-init", store), args("restore without reset", "cluster-reset-restore-path=/b"),
 		args("S3 without a bucket", "backup-s3"), args("S3 without its switch", "backup-s3-bucket=abc", "etcd-s3-insecure"),
 		args("half a key", "backup-s3", "backup-s3-bucket=abc", "backup-s3-access-key=a"),
 		args("schedule that does not count", "disable-backups", "backup-schedule=@daily"),

@@ -143,6 +143,20 @@ func datastoreFlags() []Flag {
 	}
 }
 
+func etcdFlags() []Flag {
+	return []Flag{
+		{Name: "cluster-init", Env: "KNARR_CLUSTER_INIT", Default: "false", Roles: RoleServer,
+			Category: "Datastore", Usage: "Keep the cluster's state in an embedded etcd, which more servers can join; what SQLite holds moves there",
+			bind: toggle(func(s *Server) *bool { return &s.Datastore.ClusterInit })},
+		{Name: "cluster-reset", Env: "KNARR_CLUSTER_RESET", Default: "false", Roles: RoleServer,
+			Category: "Datastore", Usage: "Make an etcd cluster of this server alone out of what it has, and end",
+			bind: toggle(func(s *Server) *bool { return &s.Datastore.ClusterReset })},
+		{Name: "cluster-reset-restore-path", Roles: RoleServer,
+			Category: "Datastore", Usage: "With --cluster-reset, begin with the backup `FILE`, or with that in the S3 bucket",
+			bind: one(plainText(), func(s *Server) *string { return &s.Datastore.ClusterResetRestore })},
+	}
+}
+
 func componentFlags() []Flag {
 	return []Flag{
 		{Name: "disable", Roles: RoleServer,

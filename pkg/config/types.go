@@ -152,6 +152,13 @@ type Datastore struct {
 	CAFile   string
 	CertFile string
 	KeyFile  string
+	// ClusterInit begins an embedded etcd. A server that has one goes on with
+	// it without.
+	ClusterInit bool
+	// ClusterReset makes an etcd cluster of this server alone, with the backup
+	// ClusterResetRestore if that is not empty.
+	ClusterReset        bool
+	ClusterResetRestore string
 }
 
 // Backup says when backups are made and where they go.

@@ -60,6 +60,15 @@ func (c *Client) Stop(ctx context.Context) (StopReply, error) {
 	return reply, c.call(ctx, http.MethodPost, "/stop", &reply)
 }
 
+// Compact has the datastore's history deleted and returns the status after that;
+// it takes as long as ctx allows. The error is ErrNotRunning when nobody listens.
+func (c *Client) Compact(ctx context.Context) (Status, error) {
+	patient := *c.http
+	patient.Timeout = 0
+	var status Status
+	return status, (&Client{dir: c.dir, http: &patient}).call(ctx, http.MethodPost, "/datastore/compact", &status)
+}
+
 func (c *Client) call(ctx context.Context, method, path string, into any) error {
 	request, err := http.NewRequestWithContext(ctx, method, "http://knarr"+path, nil)
 	if err != nil {

@@ -60,7 +60,7 @@ type Status struct {
 
 // Datastore tells where the cluster's objects are.
 type Datastore struct {
-	// Kind is "sqlite", "postgres", "mysql", "etcd" or "embedded-etcd".
+	// Kind is "sqlite", "postgres", "mysql", "nats", "etcd" or "etcd-embedded".
 	Kind string `json:"kind"`
 	// Endpoint never holds a password.
 	Endpoint string `json:"endpoint,omitempty"`
@@ -68,6 +68,8 @@ type Datastore struct {
 	SizeBytes int64 `json:"sizeBytes,omitempty"`
 	// Revision is the newest revision; 0 when it is not known.
 	Revision int64 `json:"revision,omitempty"`
+	// Members are those of an embedded etcd's cluster.
+	Members []DatastoreMember `json:"members,omitempty"`
 	// Error is the last error; "" while all is well.
 	Error string `json:"error,omitempty"`
 }
@@ -85,6 +87,13 @@ type Addon struct {
 	// State is that of the Addon object: Applying, Waiting, Failed, Conflict or Removing.
 	State   string `json:"state"`
 	Message string `json:"message,omitempty"`
+}
+
+// DatastoreMember is one server of several that keep the datastore together.
+type DatastoreMember struct {
+	Name    string `json:"name"`
+	Leader  bool   `json:"leader,omitempty"`
+	Learner bool   `json:"learner,omitempty"`
 }
 
 // StopReply answers a stop: who is ending.

@@ -28,6 +28,9 @@ type Config struct {
 	Status func() Status
 	// Stop asks the process to stop and returns at once; it may be called often.
 	Stop func()
+	// Compact deletes the datastore's history and returns when that is done; nil
+	// where there is no datastore.
+	Compact func(context.Context) error
 	// Logger gets a line for each stop request.
 	Logger *slog.Logger
 }
@@ -204,6 +207,17 @@ func (s *Server) handler() http.Handler {
 		s.config.Logger.Info("stop was asked for on the control socket")
 		s.reply(w, http.StatusAccepted, StopReply{PID: os.Getpid()})
 		s.config.Stop()
+	})
+	mux.HandleFunc("POST /datastore/compact", func(w http.ResponseWriter, r *http.Request) {
+		if s.config.Compact == nil {
+			http.Error(w, "there is no datastore here", http.StatusNotFound)
+			return
+		}
+		if err := s.config.Compact(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		s.reply(w, http.StatusOK, s.config.Status())
 	})
 	return mux
 }

@@ -61,6 +61,8 @@ type Config struct {
 	Join func(ctx context.Context, log *slog.Logger) error
 	// Assemble adds the components, all of them after base. It does no I/O.
 	Assemble func(g *lifecycle.Group, base lifecycle.Ref, log *slog.Logger) error
+	// Compact deletes the datastore's history; nil where there is none.
+	Compact func(ctx context.Context) error
 	// Status, when not nil, completes the status.
 	Status func(ctx context.Context, s *control.Status)
 }
@@ -83,7 +85,7 @@ func Run(ctx context.Context, c Config, proc Process) (err error) {
 	log := slog.New(boot.Handler(handler))
 	g := lifecycle.NewGroup(log, lifecycle.Observer(boot.Observe))
 	desk := &desk{config: c, proc: proc, log: log, group: g}
-	base := g.Add(control.New(control.Config{Dir: c.Run.Root(), Status: desk.status, Stop: func() { stop(errStopped) }, Logger: log}))
+	base := g.Add(control.New(control.Config{Dir: c.Run.Root(), Status: desk.status, Compact: c.Compact, Stop: func() { stop(errStopped) }, Logger: log}))
 	unlock, err := c.prepare(ctx, g, base, log)
 	if unlock != nil {
 		defer func() { err = errors.Join(err, unlock()) }()

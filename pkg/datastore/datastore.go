@@ -86,6 +86,8 @@ type backend struct {
 	// failed, when not nil, is closed when the engine cannot go on; err then says why.
 	failed <-chan struct{}
 	err    func() error
+	// settled tells whether a compaction is through; nil when the engine cannot tell.
+	settled func() bool
 	// compactRevision is nil when the engine cannot tell.
 	compactRevision func() int64
 }

@@ -14,6 +14,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/knarr-io/knarr/pkg/atomicfile"
 	"github.com/knarr-io/knarr/pkg/datastore/etcd"
 	"github.com/knarr-io/knarr/pkg/datastore/sqlite"
 )
@@ -51,7 +52,65 @@ func (c *Component) ownMember(ctx context.Context) (*etcd.Member, error) {
 	if err := c.leaveSQLite(ctx); err != nil {
 		return nil, err
 	}
+	// A server that runs may lose its cluster again.
+	if err := os.Remove(c.config.resetFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remove the mark of a reset: %w", err)
+	}
 	return etcd.Start(ctx, c.config.memberConfig(c.config.etcdDir()), c.log)
+}
+
+// resetFile marks a cluster that was reset and not started since.
+func (c Config) resetFile() string { return filepath.Join(c.Dir, "etcd", "reset") }
+
+// ErrReset is returned for a second reset in a row, as a service manager would ask for that starts a server again.
+var ErrReset = errors.New("the etcd cluster was reset already: start the server without --cluster-reset")
+
+// WasReset tells whether a cluster was reset and not started since.
+func WasReset(config Config) (bool, error) {
+	_, err := os.Stat(config.resetFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("find the mark of a reset: %w", err)
+	}
+	return true, nil
+}
+
+// ResetCluster makes an etcd cluster of one member out of what a server has on its disk: of its member, which does not
+// run, else of its SQLite database, as it is after a restore.
+func ResetCluster(ctx context.Context, config Config, log *slog.Logger) error {
+	if done, err := WasReset(config); err != nil || done {
+		return errors.Join(err, ErrReset)
+	}
+	there, err := HasEtcd(config.Dir)
+	if err != nil {
+		return err
+	}
+	if !there {
+		if database, err := findSQLite(config.Dir); err != nil || database == "" {
+			return errors.Join(err, fmt.Errorf("reset the etcd cluster: there is no database in %s", config.Dir))
+		}
+	}
+	config.Etcd.ForceNewCluster = there
+	c := New(config, log)
+	if err := run(ctx, c, func(context.Context, *Component, *clientv3.Client) error { return nil }); err != nil {
+		return fmt.Errorf("reset the etcd cluster: %w", err)
+	}
+	if err := atomicfile.Write(config.resetFile(), nil, 0o600); err != nil {
+		return fmt.Errorf("mark the etcd cluster as reset: %w", err)
+	}
+	return nil
+}
+
+// RemoveNode takes the etcd members of a node out of the cluster, and returns their names.
+func (c *Component) RemoveNode(ctx context.Context, node string) ([]string, error) {
+	client, err := c.Client()
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	return etcd.RemoveMember(ctx, client, node)
 }
 
 // leaveSQLite moves a SQLite database into a new etcd, and puts the database aside once etcd has all of it. A crash in
@@ -204,6 +263,23 @@ func (c *Component) compact(ctx context.Context, client *clientv3.Client) error 
 	}
 	if m := c.member.Load(); m != nil {
 		return m.Defragment(ctx)
+	}
+	if b := c.backend.Load(); b != nil && b.settled != nil {
+		return untilSettled(ctx, b.settled)
+	}
+	return nil
+}
+
+// untilSettled waits until history is deleted and space is given back, which is done in small steps.
+func untilSettled(ctx context.Context, settled func() bool) error {
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for !settled() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for compaction, which goes on: %w", context.Cause(ctx))
+		case <-ticker.C:
+		}
 	}
 	return nil
 }

@@ -118,7 +118,7 @@ func openSQLite(ctx context.Context, c Config, log *slog.Logger) (*backend, erro
 		return nil, errors.Join(err, b.Close())
 	}
 	return &backend{
-		Backend: b, close: b.Close, compactRevision: b.CompactRevision, failed: b.Failed(), err: b.Err,
+		Backend: b, close: b.Close, compactRevision: b.CompactRevision, failed: b.Failed(), err: b.Err, settled: b.Settled,
 	}, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/agent"
 	"github.com/knarr-io/knarr/pkg/backup"
 	"github.com/knarr-io/knarr/pkg/controllers/addon"
+	"github.com/knarr-io/knarr/pkg/controllers/etcdmember"
 	nodecontroller "github.com/knarr-io/knarr/pkg/controllers/node"
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
@@ -32,7 +33,7 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	keys := g.Add(p.keys(log), lifecycle.After(base))
 	store := datastore.New(p.datastore(), log)
 	parts.Store = store
-	db := g.Add(store, lifecycle.After(base))
+	db := g.Add(store, lifecycle.After(p.beforeStore(base, keys)...))
 
 	if p.Backup.Scheduled {
 		g.Add(backup.NewScheduler(p.backups(log), log), lifecycle.After(db))
@@ -70,6 +71,9 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 		g.Add(nodecontroller.New(shared.Client, shared.Informers, log), lifecycle.After(cache))
 	}
 	g.Add(p.serviceLB(shared, log), lifecycle.After(cache), lifecycle.Optional())
+	if p.hasEtcd() {
+		g.Add(etcdmember.New(shared.Informers, store.RemoveNode, log), lifecycle.After(cache))
+	}
 	if !p.Components.Agent {
 		return parts, nil
 	}

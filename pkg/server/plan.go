@@ -24,7 +24,9 @@ type Plan struct {
 	NodeName string
 	// NodeID is the end of NodeName with --with-node-id, else empty.
 	NodeID string
-	Host   host.Host
+	// Store is the datastore as configured and found on the disk.
+	Store datastore.Config
+	Host  host.Host
 	// HostIPs are the host's own addresses, at most one for each family.
 	HostIPs []netip.Addr
 	// HostResolvConf is the host's resolv.conf that pods can use; empty when there is none.
@@ -51,6 +53,7 @@ func (p Plan) certificates() pki.Config {
 	return pki.Config{
 		DataDir:          p.Dir.Root(),
 		Agent:            p.Components.Agent,
+		Etcd:             p.hasEtcd(),
 		NodeName:         p.NodeName,
 		NodeIPs:          append(p.nodeIPs(), p.Node.ExternalIPs.Slice()...),
 		AdvertiseAddress: p.AdvertiseAddress(p.HostIPs...),
@@ -61,8 +64,6 @@ func (p Plan) certificates() pki.Config {
 		Admin:            pki.AdminKubeconfig{Path: p.Kubeconfig.Path, Mode: p.Kubeconfig.Mode, Group: p.Kubeconfig.Group},
 	}
 }
-
-func (p Plan) datastore() datastore.Config { return DatastoreConfig(p.Server) }
 
 func (p Plan) apiServer(store datastore.Access) apiserver.Config {
 	keys := p.certificates()

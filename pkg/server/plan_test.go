@@ -28,7 +28,12 @@ func given(t *testing.T, line ...string) Plan {
 	if err != nil {
 		t.Fatal(err)
 	}
+	store, err := DatastoreConfig(c)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return Plan{
+		Store:    store,
 		Server:   c,
 		Dir:      datadir.New(c.DataDir),
 		Run:      datadir.NewRun(datadir.DefaultRun),

@@ -30,6 +30,9 @@ func Run(ctx context.Context, c config.Server, proc daemon.Process) error {
 	if err != nil {
 		return err
 	}
+	if c.Datastore.ClusterReset {
+		return plan.reset(ctx, proc.Stderr)
+	}
 	var parts Parts
 	return daemon.Run(ctx, daemon.Config{
 		Common: c.Common, Role: "server", NodeName: plan.NodeName, NodeID: plan.NodeID, Endpoint: plan.APIServerURL(),
@@ -40,10 +43,14 @@ func Run(ctx context.Context, c config.Server, proc daemon.Process) error {
 			parts, err = Assemble(g, base, plan, log)
 			return err
 		},
+		Compact: func(ctx context.Context) error { return parts.Store.Compact(ctx) },
 		Status: func(ctx context.Context, s *control.Status) {
 			s.Addons = parts.addons()
 			db, err := parts.Store.Status(ctx)
 			s.Datastore = &control.Datastore{Kind: db.Engine, SizeBytes: db.DiskBytes, Revision: db.Revision}
+			for _, m := range db.Members {
+				s.Datastore.Members = append(s.Datastore.Members, control.DatastoreMember{Name: m.Name, Leader: m.Leader, Learner: m.Learner})
+			}
 			if err != nil {
 				s.Datastore.Error = err.Error()
 			}
@@ -74,13 +81,19 @@ func newPlan(c config.Server) (Plan, error) {
 		return Plan{}, err
 	}
 	p.HostResolvConf, _ = host.ResolvConf()
+	if p.Store, err = DatastoreConfig(c); err != nil {
+		return Plan{}, err
+	}
 	return p, nil
 }
 
 // boot is what the boot screen shows.
 func (p Plan) boot(start time.Time) logging.BootConfig {
 	store := "SQLite in " + p.Dir.DB()
-	if !p.Datastore.Embedded() {
+	switch {
+	case p.hasEtcd():
+		store = "etcd in " + p.Dir.DB()
+	case !p.Datastore.Embedded():
 		store = "external"
 	}
 	return logging.BootConfig{

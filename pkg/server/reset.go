@@ -1,0 +1,62 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/knarr-io/knarr/pkg/backup"
+	"github.com/knarr-io/knarr/pkg/config"
+	"github.com/knarr-io/knarr/pkg/datastore"
+	"github.com/knarr-io/knarr/pkg/lifecycle"
+	"github.com/knarr-io/knarr/pkg/version"
+)
+
+// reset makes an etcd cluster of this server alone, out of what it has or of a backup, and says how to go on.
+func (p Plan) reset(ctx context.Context, out io.Writer) (err error) {
+	log := slog.New(slog.NewTextHandler(out, nil))
+	lock, err := p.Dir.Open(version.Version, func(previous string) error { return p.backUpBefore(ctx, previous, log) })
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	if err := p.restoreForReset(ctx, out); err != nil {
+		return err
+	}
+	if keys, ok := p.keys(log).(lifecycle.Preparer); ok {
+		if err := keys.Prepare(ctx); err != nil {
+			return err
+		}
+	}
+	if err := datastore.ResetCluster(ctx, p.datastore(), log); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(out, "The etcd cluster now has this server as its only member. Start it without --cluster-reset. On every other\n"+
+		"server, stop knarr, remove "+p.Dir.DB()+", and start it again to join.")
+	return err
+}
+
+// restoreForReset puts a backup in the place of what there is, if one is named.
+func (p Plan) restoreForReset(ctx context.Context, out io.Writer) error {
+	name := p.Datastore.ClusterResetRestore
+	if name == "" {
+		return nil
+	}
+	if done, err := datastore.WasReset(p.datastore()); err != nil || done {
+		return errors.Join(err, datastore.ErrReset)
+	}
+	file, done, err := backup.Local(ctx, name, BackupS3(p.Server), p.DataDir)
+	if err != nil {
+		return err
+	}
+	target := backup.Target{DataDir: p.DataDir, ConfigDir: filepath.Dir(config.DefaultConfigFile)}
+	restored, err := backup.Restore(ctx, file, target, BackupOptions(p.Server).Passphrase)
+	if err := errors.Join(err, done()); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "Restored the backup of %s; what was there before is in %s.\n", restored.Info.Created, restored.Previous)
+	return err
+}
