@@ -73,7 +73,7 @@ func nameProblems() []problemCase {
 		args("underscores", "cluster_cidr=10.0.0.0/16"),
 		args("camel case", "clusterCIDR=10.0.0.0/16"),
 		args("an alias is a candidate, too", "kube-controler-arg=a=b"),
-		args("nothing is near", "cluster-init"),
+		args("nothing is near", "rootless"),
 		args("one letter", "x=1"),
 		args("all at once", "nope", "debug=maybe", "https-listen-port=0", "flannel-backend=vxlann"),
 		file1("key: letter missing", "data-dr: /d\n"),
