@@ -124,11 +124,17 @@ func (b *batch) addSet(name string, key keyType, flags uint32) {
 		{Type: unix.NFTA_SET_KEY_LEN, Data: be32(key.length)},
 		{Type: unix.NFTA_SET_ID, Data: be32(b.ids)},
 	}
+	if key.number == typeIfname { // nft shows names of links only in this byte order
+		list = append(list, netlink.Attribute{Type: unix.NFTA_SET_USERDATA, Data: hostOrder()})
+	}
 	if flags&unix.NFT_SET_MAP != 0 {
 		list = append(list, netlink.Attribute{Type: unix.NFTA_SET_DATA_TYPE, Data: be32(unix.NFT_DATA_VERDICT)})
 	}
 	b.add(unix.NFT_MSG_NEWSET, netlink.Create, list...)
 }
+
+// hostOrder is NFTNL_UDATA_SET_KEYBYTEORDER (libnftnl udata.h: type 0), of which 1 is the host's own.
+func hostOrder() []byte { return binary.NativeEndian.AppendUint32([]byte{0, 4}, 1) }
 
 // removeSet needs a set that no rule uses.
 func (b *batch) removeSet(name string) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	netutils "k8s.io/utils/net"
 )
 
 // span is a range of addresses of one family, both ends included.
@@ -23,19 +24,36 @@ func spanOf(p netip.Prefix) span {
 
 // parseBlock is the addresses of an ipBlock: its CIDR without its exceptions, in order.
 func parseBlock(b *networkingv1.IPBlock) ([]span, error) {
-	cidr, err := netip.ParsePrefix(b.CIDR)
+	cidr, err := parseCIDR(b.CIDR)
 	if err != nil {
 		return nil, fmt.Errorf("parse ipBlock.cidr: %w", err)
 	}
 	left := []span{spanOf(cidr)}
 	for _, text := range b.Except {
-		p, err := netip.ParsePrefix(text)
+		p, err := parseCIDR(text)
 		if err != nil {
 			return nil, fmt.Errorf("parse ipBlock.except: %w", err)
 		}
 		left = without(left, spanOf(p))
 	}
 	return left, nil
+}
+
+// parseCIDR takes what the API accepts in objects of all ages: leading zeros, and IPv4 written as IPv6.
+func parseCIDR(text string) (netip.Prefix, error) {
+	_, n, err := netutils.ParseCIDRSloppy(text)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	bits, size := n.Mask.Size()
+	addr, _ := netip.AddrFromSlice(n.IP) // 4 or 16 bytes
+	if addr.Is4In6() && bits >= 96 {
+		addr, bits = addr.Unmap(), bits-96
+	}
+	if size == 32 {
+		addr = addr.Unmap()
+	}
+	return netip.PrefixFrom(addr, bits), nil
 }
 
 // without takes hole out of list.

@@ -47,6 +47,7 @@ func compile(w *world) (*ruleset, error) {
 	}
 	slices.Sort(c.families)
 	c.locals()
+	c.out.prune()
 	return c.out, errors.Join(c.errs...)
 }
 

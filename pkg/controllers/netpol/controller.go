@@ -48,8 +48,11 @@ const (
 	patience = 15 * time.Second
 	// retryFirst and retryMax bound the wait after an error.
 	retryFirst, retryMax = time.Second, time.Minute
-	// share is the reciprocal of what of its time the controller may work, and restMax what it rests at most for it.
-	share, restMax = 4, time.Second
+	// restShare times as long as it has worked the controller rests, at most restMax: changes that come together are
+	// one change then.
+	restShare, restMax = 2, 200 * time.Millisecond
+	// fight is the time in which a second change of our tables by others is a fight, and truce the rest after it.
+	fight, truce = 10 * time.Second, time.Second
 )
 
 // Controller enforces the policies of one node. Use [New].
@@ -64,7 +67,9 @@ type Controller struct {
 	state atomic.Pointer[outcome]
 
 	policies cache.SharedIndexInformer
-	peers    *peers // nil while there are no policies
+	peers    *peers    // nil while there are no policies
+	mended   time.Time // when the tables were last written anew because of others
+	fought   bool      // and had been soon before
 }
 
 // outcome is what became of the latest attempt.
@@ -188,8 +193,17 @@ func (c *Controller) loop(ctx context.Context, client kubernetes.Interface, read
 		} else {
 			delay = retryFirst
 		}
-		rest(ctx, min(share*time.Since(start), restMax))
+		rest(ctx, c.pause(start))
 	}
+}
+
+// pause is how long to rest from the work that began at start.
+func (c *Controller) pause(start time.Time) time.Duration {
+	if c.fought {
+		c.fought = false
+		return truce
+	}
+	return min(restShare*time.Since(start), restMax)
 }
 
 func rest(ctx context.Context, d time.Duration) {
@@ -235,6 +249,8 @@ func (c *Controller) sync(ctx context.Context, client kubernetes.Interface) (don
 	if c.dirty.Swap(false) && c.kernel.applied != nil {
 		c.log.Warn("another program changed network policies' nftables table; writing it anew", "table", Table)
 		c.kernel.forget()
+		c.fought = time.Since(c.mended) < fight
+		c.mended = time.Now()
 	}
 	w := c.peers.world()
 	w.node = c.config.NodeName

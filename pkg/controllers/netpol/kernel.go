@@ -37,7 +37,7 @@ func (k *kernel) apply(rs *ruleset, links []string) error {
 	if k.applied == nil {
 		create(b, k.bridge, rs)
 	} else {
-		update(b, k.applied, rs)
+		amend(b, k.applied, rs)
 	}
 	if err := k.send(b); err != nil {
 		k.applied = nil

@@ -28,7 +28,7 @@ func create(b *batch, bridge string, rs *ruleset) {
 	b.addTable() // so that there is one to remove
 	b.removeTable()
 	b.addTable()
-	update(b, &ruleset{}, rs)
+	amend(b, &ruleset{}, rs)
 	for _, d := range []direction{egress, ingress} {
 		b.addChain(d.String(), hooks()[d.String()])
 		b.addRule(d.String(), append(conntrack(), &expr.Verdict{Kind: expr.VerdictAccept})...)
@@ -44,9 +44,9 @@ func create(b *batch, bridge string, rs *ruleset) {
 	}
 }
 
-// update appends what makes has into wants. The order is one in which nothing is used before it is made or removed
+// amend appends what makes has into wants. The order is one in which nothing is used before it is made or removed
 // while it is used.
-func update(b *batch, has, wants *ruleset) {
+func amend(b *batch, has, wants *ruleset) {
 	for _, name := range sorted(wants.sets) {
 		s, old := wants.sets[name], has.sets[name]
 		if old == nil {

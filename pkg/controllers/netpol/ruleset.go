@@ -115,6 +115,17 @@ func verdictMap(d direction, f family) string { return fmt.Sprintf("%v-pods-%d",
 // selfSet is the name of the set of pairs of equal addresses: nftables cannot compare two fields of a packet.
 func selfSet(f family) string { return fmt.Sprintf("self-%d", f) }
 
+// prune drops sets that no rule looks at.
+func (rs *ruleset) prune() {
+	used := map[string]bool{}
+	for _, rules := range rs.chains {
+		for _, r := range rules {
+			used[r.peers], used[r.endpoints] = true, true
+		}
+	}
+	maps.DeleteFunc(rs.sets, func(name string, s *set) bool { return s.kind != verdicts && s.kind != pairs && !used[name] })
+}
+
 // String is the rule set in a form for people and tests, sorted.
 func (rs *ruleset) String() string {
 	var b strings.Builder

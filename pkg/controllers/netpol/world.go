@@ -9,6 +9,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // pod is what policies need to know about a pod. The informer holds it in place of the Pod, which is some fifty times
@@ -16,6 +17,7 @@ import (
 type pod struct {
 	metav1.ObjectMeta // name, namespace, UID, labels and resource version only
 	node              string
+	sandbox           types.UID    // that the runtime knows the pod by
 	ips               []netip.Addr // as the API has them
 	ports             []namedPort
 	// outside says that no policy is about this pod: it has the host's network, or none any more.
@@ -37,7 +39,11 @@ func trimPod(obj any) (any, error) {
 	t := &pod{
 		ObjectMeta: trimMeta(p.ObjectMeta),
 		node:       p.Spec.NodeName,
+		sandbox:    p.UID,
 		outside:    p.Spec.HostNetwork || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed,
+	}
+	if static := p.Annotations[corev1.MirrorPodAnnotationKey]; static != "" {
+		t.sandbox = types.UID(static) // the Pod only mirrors what the kubelet has started
 	}
 	for _, ip := range p.Status.PodIPs {
 		if a, err := netip.ParseAddr(ip.IP); err == nil { // the API has seen to it
@@ -56,7 +62,7 @@ func trimPod(obj any) (any, error) {
 
 // same tells whether policies see no difference between p and o.
 func (p *pod) same(o *pod) bool {
-	return p.UID == o.UID && p.node == o.node && p.outside == o.outside && slices.Equal(p.ips, o.ips) &&
+	return p.UID == o.UID && p.sandbox == o.sandbox && p.node == o.node && p.outside == o.outside && slices.Equal(p.ips, o.ips) &&
 		slices.Equal(p.ports, o.ports) && maps.Equal(p.Labels, o.Labels)
 }
 
@@ -118,7 +124,7 @@ func (w *world) resolve() map[*pod][]netip.Addr {
 		if p.outside {
 			continue
 		}
-		of := sandboxOf{p.Namespace, p.Name, p.UID}
+		of := sandboxOf{p.Namespace, p.Name, p.sandbox}
 		s, known := w.sandboxes[of]
 		if !known { // a runtime that does not tell the UID
 			of.uid = ""
