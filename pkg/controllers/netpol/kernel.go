@@ -33,6 +33,8 @@ const (
 // apply makes the tables as rs and links say, in transactions that are effective as a whole or not at all.
 func (k *kernel) apply(rs *ruleset, links []string) error {
 	k.empty = false
+	// The bridge first: a connection that is not seen from its beginning looks like one of the other direction.
+	bridgeErr := k.applyBridge(links)
 	b := &batch{family: unix.NFPROTO_INET, table: Table}
 	if k.applied == nil {
 		create(b, k.bridge, rs)
@@ -41,10 +43,10 @@ func (k *kernel) apply(rs *ruleset, links []string) error {
 	}
 	if err := k.send(b); err != nil {
 		k.applied = nil
-		return fmt.Errorf("write network policies to nftables: %w", err)
+		return errors.Join(fmt.Errorf("write network policies to nftables: %w", err), bridgeErr)
 	}
 	k.applied = rs
-	return k.applyBridge(links)
+	return bridgeErr
 }
 
 // forget makes the next apply write all anew.

@@ -22,28 +22,46 @@ import (
 // dump is what the kernel has in a table of ours; empty when there is none.
 func dump(t testing.TB, family nftables.TableFamily) string {
 	t.Helper()
+	text, err := look(family)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// look is dump while somebody may be changing the table, which makes errors.
+func look(family nftables.TableFamily) (string, error) {
 	conn, err := nftables.New()
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	tables, err := conn.ListTablesOfFamily(family)
-	if err != nil {
-		t.Fatal(err)
-	}
 	at := slices.IndexFunc(tables, func(table *nftables.Table) bool { return table.Name == Table })
-	if at < 0 {
-		return ""
+	if err != nil || at < 0 {
+		return "", err
 	}
-	table := tables[at]
-	var lines []string
+	sets, err := lookAtSets(conn, tables[at])
+	if err != nil {
+		return "", err
+	}
+	chains, err := lookAtChains(conn, tables[at])
+	if err != nil {
+		return "", err
+	}
+	lines := append(sets, chains...)
+	slices.Sort(lines)
+	return strings.Join(lines, "\n"), nil
+}
+
+func lookAtSets(conn *nftables.Conn, table *nftables.Table) (lines []string, err error) {
 	sets, err := conn.GetSets(table)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	for _, s := range sets {
 		elements, err := conn.GetSetElements(s)
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		lines = append(lines, fmt.Sprintf("set %s %v", s.Name, s.KeyType.Name))
 		for _, e := range elements {
@@ -54,17 +72,21 @@ func dump(t testing.TB, family nftables.TableFamily) string {
 			lines = append(lines, line)
 		}
 	}
-	chains, err := conn.ListChainsOfTableFamily(family)
+	return lines, nil
+}
+
+func lookAtChains(conn *nftables.Conn, table *nftables.Table) (lines []string, err error) {
+	chains, err := conn.ListChainsOfTableFamily(table.Family)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	for _, c := range chains {
-		if c.Table.Name != Table {
+		if c.Table.Name != table.Name {
 			continue
 		}
 		rules, err := conn.GetRules(table, c)
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		lines = append(lines, fmt.Sprintf("chain %s hook %v", c.Name, c.Hooknum != nil))
 		for i, r := range rules {
@@ -75,8 +97,7 @@ func dump(t testing.TB, family nftables.TableFamily) string {
 			lines = append(lines, fmt.Sprintf("chain %s rule %03d %s", c.Name, i, strings.Join(exprs, " ")))
 		}
 	}
-	slices.Sort(lines)
-	return strings.Join(lines, "\n")
+	return lines, nil
 }
 
 // cleanTables leaves no tables of ours behind.
