@@ -211,6 +211,8 @@ func newNetwork(t *testing.T) network {
 	for _, s := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
 		setSysctl(t, s, "1")
 	}
+	// Without duplicate address detection links have their addresses at once.
+	setSysctl(t, "net/ipv6/conf/default/accept_dad", "0")
 	for _, s := range []string{"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"} {
 		if _, err := os.Stat("/proc/sys/" + s); err == nil {
 			setSysctl(t, s, "0") // as on a host without the module br_netfilter
@@ -424,7 +426,7 @@ func TestUnknownAddressesAreClosed(t *testing.T) {
 		return err
 	}))
 	begin := time.Now()
-	for !n.web.reaches("tcp", local, 80) { // until duplicate address detection is over
+	for !n.web.reaches("tcp", local, 80) { // until duplicate address detection is over in the pods
 		if time.Since(begin) > 20*time.Second {
 			t.Fatal("link-local addresses do not work at all")
 		}
