@@ -62,20 +62,18 @@ func start(t testing.TB, config Config, objects ...runtime.Object) *running {
 func (r *running) eventually(texts ...string) time.Duration {
 	r.t.Helper()
 	begin := time.Now()
-	for {
-		table, err := look(nftables.TableFamilyINet)
-		missing := slices.IndexFunc(texts, func(s string) bool {
+	var table string
+	var err error
+	await(r.t, func() string {
+		return fmt.Sprintf("%q is not so:\n%s\n%v %v", texts, table, err, r.Check(r.t.Context()))
+	}, func() bool {
+		table, err = look(nftables.TableFamilyINet)
+		return err == nil && !slices.ContainsFunc(texts, func(s string) bool {
 			not, negative := strings.CutPrefix(s, "!")
 			return strings.Contains(table, not) == negative
 		})
-		if err == nil && missing < 0 {
-			return time.Since(begin)
-		}
-		if time.Since(begin) > 20*time.Second {
-			r.t.Fatalf("%q is not so:\n%s\n%v %v", texts, table, err, r.Check(r.t.Context()))
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
+	})
+	return time.Since(begin)
 }
 
 func (r *running) create(p *networkingv1.NetworkPolicy) {
@@ -180,13 +178,11 @@ func TestWhatOthersChangeIsMended(t *testing.T) {
 		if err := conn.Flush(); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		begin := time.Now()
-		for now, err := look(nftables.TableFamilyINet); err != nil || now != whole; now, err = look(nftables.TableFamilyINet) {
-			if time.Since(begin) > 20*time.Second {
-				t.Fatalf("%s: not mended: %s", name, firstDifference(dump(t, nftables.TableFamilyINet), whole))
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
+		var now string
+		await(t, func() string { return name + " is not mended: " + firstDifference(now, whole) }, func() bool {
+			now, err = look(nftables.TableFamilyINet)
+			return err == nil && now == whole
+		})
 	}
 	if err := r.Check(t.Context()); err != nil {
 		t.Error(err)
@@ -279,12 +275,8 @@ func TestFiveHundredPoliciesOverTwoHundredPods(t *testing.T) {
 			if err := step.do(); err != nil {
 				t.Fatal(err)
 			}
-			for r.state.Load() == before { // looking into the kernel would cost more than what is measured
-				if time.Since(begin) > 20*time.Second {
-					t.Fatalf("%s: nothing happens", step.name)
-				}
-				time.Sleep(time.Millisecond)
-			}
+			// Looking into the kernel would cost more than what is measured.
+			await(t, func() string { return step.name + ": nothing happens" }, func() bool { return r.state.Load() != before })
 			took := time.Since(begin)
 			r.eventually(step.text)
 			if b, there := best[step.name]; !there || took < b {

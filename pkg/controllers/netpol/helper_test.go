@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -128,4 +129,19 @@ egress:
 `, i/spaces%20, (i/spaces+1)%20, (i+3)%spaces, i%250, i%250, 1000+i)))
 	}
 	return list, namespaces, all
+}
+
+// await polls, since the kernel calls nobody back, until is; it fails with what state tells.
+func await(t testing.TB, state func() string, is func() bool) {
+	t.Helper()
+	limit, tick := time.NewTimer(20*time.Second), time.NewTicker(2*time.Millisecond)
+	defer limit.Stop()
+	defer tick.Stop()
+	for !is() {
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			t.Fatal(state())
+		}
+	}
 }

@@ -320,11 +320,7 @@ func TestMonitorTellsOthersFromUs(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Our sets, chains and rules, and the other's table.
-	for limit := time.Now().Add(10 * time.Second); seen.Load() < 10; time.Sleep(time.Millisecond) {
-		if time.Now().After(limit) {
-			t.Fatalf("only %d messages were seen", seen.Load())
-		}
-	}
+	await(t, func() string { return fmt.Sprintf("only %d messages were seen", seen.Load()) }, func() bool { return seen.Load() >= 10 })
 	byOthers.Store(true)
 	conn.DelTable(foreign)
 	conn.DelTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: Table})
