@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -143,17 +142,8 @@ func (m *member) serverWatcher(lb *loadbalancer.Balancer, client kubernetes.Inte
 func serversOf(objects []any) []string {
 	var servers []string
 	for _, obj := range objects {
-		slice, ok := obj.(*discoveryv1.EndpointSlice)
-		if !ok || len(slice.Ports) == 0 || slice.Ports[0].Port == nil {
-			continue
-		}
-		for _, e := range slice.Endpoints {
-			if e.Conditions.Ready != nil && !*e.Conditions.Ready {
-				continue
-			}
-			for _, a := range e.Addresses {
-				servers = append(servers, net.JoinHostPort(a, strconv.Itoa(int(*slice.Ports[0].Port))))
-			}
+		if slice, ok := obj.(*discoveryv1.EndpointSlice); ok {
+			servers = append(servers, join.ServerAddresses(slice)...)
 		}
 	}
 	return servers

@@ -60,6 +60,7 @@ func newApp(env Env, notify sdnotify.Notifier) *cli.App {
 			crictlCommand(env),
 			ctrCommand(env),
 			statusCommand(env),
+			tokenCommand(env),
 			datastoreCommand(env),
 			backupCommand(env),
 			restoreCommand(env),

@@ -65,8 +65,11 @@ func dataDir(c *cli.Context, env Env) string {
 	if err == nil && status.DataDir != "" {
 		return status.DataDir
 	}
-	configured, err := config.LoadServer(config.Input{LookupEnv: env.lookup, FS: os.DirFS(env.path("/")), WorkDir: "/"})
-	if err == nil {
+	in := config.Input{LookupEnv: env.lookup, FS: os.DirFS(env.path("/")), WorkDir: "/"}
+	if configured, err := config.LoadServer(in); err == nil {
+		return configured.DataDir
+	}
+	if configured, err := config.LoadAgent(in); err == nil {
 		return configured.DataDir
 	}
 	// A broken configuration must not stand in the way of stopping and removing;

@@ -51,21 +51,21 @@ func CreateBootstrap(ctx context.Context, client kubernetes.Interface, b Bootstr
 	if !ok {
 		return errors.New("create bootstrap token: want one of the form ID.SECRET, 6 and 16 characters of a-z and 0-9")
 	}
-	data := map[string]string{
-		bootstrap.BootstrapTokenIDKey:     id,
-		bootstrap.BootstrapTokenSecretKey: secret,
+	data := map[string][]byte{
+		bootstrap.BootstrapTokenIDKey:     []byte(id),
+		bootstrap.BootstrapTokenSecretKey: []byte(secret),
 	}
 	if b.Description != "" {
-		data[bootstrap.BootstrapTokenDescriptionKey] = b.Description
+		data[bootstrap.BootstrapTokenDescriptionKey] = []byte(b.Description)
 	}
 	if !b.Expires.IsZero() {
-		data[bootstrap.BootstrapTokenExpirationKey] = b.Expires.UTC().Format(time.RFC3339)
+		data[bootstrap.BootstrapTokenExpirationKey] = []byte(b.Expires.UTC().Format(time.RFC3339))
 	}
 	for _, u := range b.Usages {
 		if !slices.Contains(Usages(), u) {
 			return fmt.Errorf("create bootstrap token: usage %q is not known: use %s", u, strings.Join(Usages(), " or "))
 		}
-		data[bootstrap.BootstrapTokenUsagePrefix+u] = "true"
+		data[bootstrap.BootstrapTokenUsagePrefix+u] = []byte("true")
 	}
 	for _, g := range b.Groups {
 		if err := util.ValidateBootstrapGroupName(g); err != nil {
@@ -73,12 +73,12 @@ func CreateBootstrap(ctx context.Context, client kubernetes.Interface, b Bootstr
 		}
 	}
 	if len(b.Groups) > 0 {
-		data[bootstrap.BootstrapTokenExtraGroupsKey] = strings.Join(b.Groups, ",")
+		data[bootstrap.BootstrapTokenExtraGroupsKey] = []byte(strings.Join(b.Groups, ","))
 	}
 	_, err := client.CoreV1().Secrets(metav1.NamespaceSystem).Create(ctx, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: util.BootstrapTokenSecretName(id), Namespace: metav1.NamespaceSystem},
 		Type:       bootstrap.SecretTypeBootstrapToken,
-		StringData: data,
+		Data:       data,
 	}, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("create bootstrap token %s: %w", id, err)

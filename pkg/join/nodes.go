@@ -34,6 +34,8 @@ const (
 	allowedUntil = "knarr.io/allowed-until"
 	// AllowFor is how long an allowance lasts.
 	AllowFor = time.Hour
+	// joinedAt is an annotation: when the machine whose password it is joined.
+	joinedAt = "knarr.io/joined-at"
 	// registering is how long a machine that has joined may take to register its Node.
 	registering = 2 * time.Minute
 )
@@ -56,8 +58,10 @@ func AllowNode(ctx context.Context, client kubernetes.Interface, node string, no
 		return fmt.Errorf("allow node %s: %w", node, err)
 	}
 	if err != nil {
-		secret = newSecret(node, "")
-		secret.Annotations = map[string]string{allowedUntil: until}
+		secret = &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Name: node + secretSuffix, Namespace: metav1.NamespaceSystem, Annotations: map[string]string{allowedUntil: until}},
+			Type:       secretType,
+		}
 		_, err = secrets.Create(ctx, secret, metav1.CreateOptions{})
 	} else {
 		metav1.SetMetaDataAnnotation(&secret.ObjectMeta, allowedUntil, until)
@@ -69,12 +73,11 @@ func AllowNode(ctx context.Context, client kubernetes.Interface, node string, no
 	return nil
 }
 
-func newSecret(node, hash string) *corev1.Secret {
-	return &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: node + secretSuffix, Namespace: metav1.NamespaceSystem},
-		Type:       secretType,
-		Data:       map[string][]byte{hashKey: []byte(hash)},
-	}
+// take makes the name that of the machine with password.
+func (s *Server) take(secret *corev1.Secret, password string) *corev1.Secret {
+	secret.Data = map[string][]byte{hashKey: []byte(hashOf(password))}
+	secret.Annotations = map[string]string{joinedAt: s.now().UTC().Format(time.RFC3339)}
+	return secret
 }
 
 // admit applies the rule to a machine with a good token and returns the node's name.
@@ -100,16 +103,15 @@ func (s *Server) admit(ctx context.Context, node, password string) (string, erro
 		if err := s.free(ctx, client, node, nil); err != nil {
 			return "", err
 		}
-		_, err = secrets.Create(ctx, newSecret(node, hashOf(password)), metav1.CreateOptions{})
+		secret = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: node + secretSuffix, Namespace: metav1.NamespaceSystem}, Type: secretType}
+		_, err = secrets.Create(ctx, s.take(secret, password), metav1.CreateOptions{})
 	case subtle.ConstantTimeCompare(secret.Data[hashKey], []byte(hashOf(password))) == 1:
 		return node, nil
 	default:
 		if err := s.free(ctx, client, node, secret); err != nil {
 			return "", err
 		}
-		secret.Data = map[string][]byte{hashKey: []byte(hashOf(password))}
-		delete(secret.Annotations, allowedUntil)
-		_, err = secrets.Update(ctx, secret, metav1.UpdateOptions{})
+		_, err = secrets.Update(ctx, s.take(secret, password), metav1.UpdateOptions{})
 	}
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		return "", refuse(http.StatusConflict, "another machine is joining as node %q at this moment: give this one another name with --node-name", node)
@@ -124,7 +126,7 @@ func (s *Server) admit(ctx context.Context, node, password string) (string, erro
 // free says whether a machine may take the name that secret, if not nil, gives to another.
 func (s *Server) free(ctx context.Context, client kubernetes.Interface, node string, secret *corev1.Secret) error {
 	if secret != nil {
-		if until, err := time.Parse(time.RFC3339, secret.Annotations[allowedUntil]); err == nil && s.now().Before(until) {
+		if s.now().Before(stamped(secret, allowedUntil)) {
 			return nil
 		}
 	}
@@ -135,10 +137,19 @@ func (s *Server) free(ctx context.Context, client kubernetes.Interface, node str
 	state := "it has just joined"
 	if err == nil {
 		state = describe(n)
-	} else if secret == nil || s.now().Sub(secret.CreationTimestamp.Time) > registering {
+	} else if secret == nil || s.now().Sub(stamped(secret, joinedAt)) > registering {
 		return nil // the Node was deleted, or there never was one
 	}
 	return refuse(http.StatusConflict, "there is a node %q already (%s), and this machine cannot show that it is the same: if it is, and was set up anew, run `knarr token allow-node %s` on a server and start it again; else give it another name with --node-name or --with-node-id", node, state, node)
+}
+
+// stamped is a time in an annotation, long ago when there is none.
+func stamped(secret *corev1.Secret, annotation string) time.Time {
+	at, err := time.Parse(time.RFC3339, secret.Annotations[annotation])
+	if err != nil {
+		return time.Time{}
+	}
+	return at
 }
 
 // describe tells a person which machine it is.

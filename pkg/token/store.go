@@ -14,6 +14,9 @@ import (
 // with.
 var ErrMismatch = errors.New("is not the token of this cluster")
 
+// ErrUnusable says that a token cannot be a server's.
+var ErrUnusable = errors.New("cannot be the token of a server")
+
 const (
 	fileMode fs.FileMode = 0o600
 	dirMode  fs.FileMode = 0o700
@@ -99,6 +102,37 @@ func (s Store) Ensure(given Given, caBundle []byte) (Stored, error) {
 		return Stored{}, err
 	}
 	return out, s.write(out, !given.Agent.IsZero())
+}
+
+// Rotate replaces the server token by fresh, or by a random one if fresh is the
+// zero Token, and returns what it stored, in full form. old, if given, must be
+// the one stored. An agent token of its own stays; one that is another name of
+// the server token follows it.
+//
+// The server reads the file for each machine that joins, so the change counts at
+// once. Errors wrap ErrMismatch or ErrUnusable where a given token is to blame.
+func (s Store) Rotate(old, fresh Token) (Token, error) {
+	stored, err := s.Load()
+	switch {
+	case err != nil:
+		return Token{}, err
+	case stored.IsZero():
+		return Token{}, fmt.Errorf("rotate the token: %s is not there: run this on a server that has been started", s.Path())
+	case !old.IsZero() && !old.SameSecret(stored):
+		return Token{}, fmt.Errorf("rotate the token: the one given as the old %w, which %s holds", ErrMismatch, s.Path())
+	case fresh.IsBootstrap(), fresh.User() == UserNode:
+		return Token{}, fmt.Errorf("rotate the token: the new one %w: give a password", ErrUnusable)
+	case fresh.CAHash() != "" && fresh.CAHash() != stored.CAHash():
+		return Token{}, fmt.Errorf("rotate the token: the new one %w: it is for another cluster", ErrUnusable)
+	case fresh.IsZero():
+		fresh = Generate()
+	}
+	fresh = fresh.As(UserServer)
+	fresh.caHash = stored.caHash
+	if err := atomicfile.Write(s.Path(), line(fresh), fileMode); err != nil {
+		return Token{}, fmt.Errorf("rotate the token: %w", err)
+	}
+	return fresh, nil
 }
 
 // check refuses given tokens that cannot be a server's.

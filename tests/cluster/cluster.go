@@ -6,6 +6,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,12 +49,14 @@ const (
 	PollEvery  = 50 * time.Millisecond
 )
 
-// Server is `knarr server` on a host, running or not.
+// Server is `knarr server`, or `knarr agent`, on a host, running or not.
 type Server struct {
 	Host *lab.Host
+	// Role is the command, "server" unless given.
+	Role string
 	// Program is the executable's path on the host.
 	Program string
-	// Args follow `knarr server`; Env is added to its environment.
+	// Args follow the command; Env is added to its environment.
 	Args, Env []string
 	// Config is written to ConfigFile before a start, if it is not empty.
 	Config string
@@ -97,7 +100,7 @@ func (s *Server) Start() error {
 			return fmt.Errorf("write configuration: %w", err)
 		}
 	}
-	p, err := s.Host.Start(lab.Cmd{Args: append([]string{s.Program, "server"}, s.Args...), Env: s.Env})
+	p, err := s.Host.Start(lab.Cmd{Args: append([]string{s.Program, cmp.Or(s.Role, "server")}, s.Args...), Env: s.Env})
 	if err != nil {
 		return err
 	}

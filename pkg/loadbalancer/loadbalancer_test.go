@@ -1,0 +1,195 @@
+package loadbalancer
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+)
+
+// backend is a server that says its name, and then what it is told.
+type backend struct {
+	net.Listener
+	conns sync.WaitGroup
+}
+
+func serve(t *testing.T, address, name string) *backend {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &backend{Listener: l}
+	b.conns.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			b.conns.Go(func() {
+				defer conn.Close()
+				fmt.Fprintln(conn, name)
+				for s := bufio.NewScanner(conn); s.Scan(); {
+					fmt.Fprintln(conn, s.Text())
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close() })
+	return b
+}
+
+// running is a balancer that runs until the test ends.
+func running(t *testing.T, c Config) (*Balancer, string) {
+	t.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.Addr().String()
+	free.Close()
+	c.Listen = netip.MustParseAddrPort(address)
+	b := New(c, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, ready := make(chan error, 1), make(chan struct{})
+	go func() { ended <- b.Run(ctx, func() { close(ready) }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	select {
+	case <-ready:
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	return b, address
+}
+
+// client is a connection through the balancer, and who is at its end.
+func client(t *testing.T, address string) (*bufio.Reader, net.Conn, string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	r := bufio.NewReader(conn)
+	name, err := r.ReadString('\n')
+	if err != nil {
+		t.Fatalf("read the server's name: %v", err)
+	}
+	return r, conn, name[:len(name)-1]
+}
+
+func TestConnectionsStayWithOneServer(t *testing.T) {
+	one, two := serve(t, "127.0.0.1:0", "one"), serve(t, "127.0.0.1:0", "two")
+	_, address := running(t, Config{Default: one.Addr().String(), Servers: []string{one.Addr().String(), two.Addr().String()}})
+	_, _, first := client(t, address)
+	for range 10 {
+		if _, _, name := client(t, address); name != first {
+			t.Fatalf("first %s, then %s", first, name)
+		}
+	}
+}
+
+func TestAnotherServerTakesOver(t *testing.T) {
+	servers := map[string]*backend{"one": serve(t, "127.0.0.1:0", "one"), "two": serve(t, "127.0.0.1:0", "two")}
+	addresses := []string{servers["one"].Addr().String(), servers["two"].Addr().String()}
+	b, address := running(t, Config{Default: addresses[0], Servers: addresses})
+	r, _, name := client(t, address)
+	servers[name].Close() // new connections are refused; the open one does not notice
+	b.Down(servers[name].Addr().String())
+	if text, err := r.ReadString('\n'); err == nil {
+		t.Errorf("a connection to the dead server goes on: %q", text)
+	}
+	began := time.Now()
+	if _, _, next := client(t, address); next == name {
+		t.Errorf("%s answers although it is dead", next)
+	}
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("the other server answered after %v", took)
+	}
+}
+
+func TestTheOnlyServerIsNotCutOff(t *testing.T) {
+	one := serve(t, "127.0.0.1:0", "one")
+	b, address := running(t, Config{Default: one.Addr().String(), Servers: []string{one.Addr().String()}})
+	r, conn, _ := client(t, address)
+	b.Down(one.Addr().String())
+	fmt.Fprintln(conn, "still there")
+	if text, err := r.ReadString('\n'); err != nil || text != "still there\n" {
+		t.Errorf("got %q, %v", text, err)
+	}
+}
+
+// TestClientsWaitForAServer connects while there is none, which comes back meanwhile.
+func TestClientsWaitForAServer(t *testing.T) {
+	one := serve(t, "127.0.0.1:0", "one")
+	where := one.Addr().String()
+	one.Close()
+	one.conns.Wait()
+	_, address := running(t, Config{Default: where})
+	came := time.AfterFunc(300*time.Millisecond, func() {
+		if l, err := net.Listen("tcp", where); err == nil {
+			conn, err := l.Accept()
+			if err == nil {
+				fmt.Fprintln(conn, "back")
+			}
+			l.Close()
+		}
+	})
+	defer came.Stop()
+	if _, _, name := client(t, address); name != "back" {
+		t.Errorf("got %q", name)
+	}
+}
+
+func TestTheNamedServerStandsIn(t *testing.T) {
+	named := serve(t, "127.0.0.1:0", "named")
+	dead := serve(t, "127.0.0.1:0", "dead")
+	dead.Close()
+	_, address := running(t, Config{Default: named.Addr().String(), Servers: []string{dead.Addr().String()}})
+	if _, _, name := client(t, address); name != "named" {
+		t.Errorf("got %q", name)
+	}
+}
+
+func TestServers(t *testing.T) {
+	b := New(Config{Servers: []string{"a:1"}}, slog.New(slog.DiscardHandler))
+	_, changed := b.Servers()
+	for _, c := range []struct {
+		set    []string
+		change bool
+	}{{nil, false}, {[]string{"a:1"}, false}, {[]string{"b:1", "a:1", "b:1"}, true}, {[]string{"a:1", "b:1"}, false}} {
+		if got := b.SetServers(c.set); got != c.change {
+			t.Errorf("SetServers(%v) = %t", c.set, got)
+		}
+	}
+	select {
+	case <-changed:
+	default:
+		t.Error("the change is not told")
+	}
+	if got, _ := b.Servers(); fmt.Sprint(got) != "[a:1 b:1]" {
+		t.Errorf("servers are %v", got)
+	}
+}
+
+func TestPortTaken(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	err = New(Config{Listen: netip.MustParseAddrPort(l.Addr().String())}, slog.New(slog.DiscardHandler)).Run(t.Context(), func() {})
+	if err == nil {
+		t.Fatal("it runs on a port that is taken")
+	}
+}
