@@ -10,8 +10,10 @@ const docsHead = `# Configuration
 
 <!-- Written by go test ./pkg/config -update out of the table in pkg/config; change it there. -->
 
-Every setting of ` + "`knarr server`" + ` is a flag, and every flag is a key of the
-configuration file under the same name. k3s's users find k3s's names here, with KNARR_ for K3S_ and
+Every setting of ` + "`knarr server` and `knarr agent`" + ` is a flag, and every flag is a key of the
+configuration file under the same name. Which of them an agent takes is in
+` + "`knarr agent --help`" + `; it accepts those that all members of a cluster have in common as well, and compares them with
+what the cluster has (agents.md). k3s's users find k3s's names here, with KNARR_ for K3S_ and
 /etc/knarr for /etc/rancher/k3s.
 
 ## Where a setting comes from
@@ -97,7 +99,15 @@ func docNames(f *Flag) string {
 	if f.Repeatable() {
 		text += " (repeatable)"
 	}
-	return text
+	return text + docRole(f)
+}
+
+// docRole marks what only an agent takes; what it shares with a server is in `knarr agent --help`.
+func docRole(f *Flag) string {
+	if f.Roles == RoleAgent {
+		return " (agent)"
+	}
+	return ""
 }
 
 func docUsage(f *Flag) string {
