@@ -66,6 +66,9 @@ func checkConfigCommand(env Env) *cli.Command {
 func checkedSettings(in config.Input) (hostcheck.Settings, []hostcheck.Result) {
 	settings := hostcheck.DefaultSettings()
 	server, err := config.LoadServer(in)
+	if agent, agentErr := config.LoadAgent(in); agentErr == nil { // it names a server to join: no server's does
+		return agentSettings(settings, agent)
+	}
 	if err != nil {
 		var problems *config.Error
 		if !errors.As(err, &problems) {
@@ -90,14 +93,37 @@ func checkedSettings(in config.Input) (hostcheck.Settings, []hostcheck.Result) {
 		ports = append(ports, port)
 	}
 	settings.Ports = ports
-	finding := "valid; no file, defaults and environment"
-	if files := server.ConfigFiles; files.Len() > 0 {
-		finding = "valid; read from " + files.At(0)
-		if files.Len() > 1 {
-			finding += fmt.Sprintf(" and %d more", files.Len()-1)
+	return settings, []hostcheck.Result{validRow("valid", server.Common)}
+}
+
+// agentSettings are those of an agent: its servers decide about the network, and it runs no control plane.
+func agentSettings(settings hostcheck.Settings, agent config.Agent) (hostcheck.Settings, []hostcheck.Result) {
+	settings.DataDir, settings.NodeName = agent.DataDir, agent.Node.Name
+	var ports []hostcheck.Port
+	for _, port := range settings.Ports {
+		switch {
+		case port.Flag == "--lb-server-port":
+			port.Number = agent.Join.BalancerPort
+		case port.ControlPlane():
+			continue
 		}
+		ports = append(ports, port)
 	}
-	return settings, []hostcheck.Result{configurationRow(hostcheck.OK, finding)}
+	settings.Ports = ports
+	return settings, []hostcheck.Result{validRow("valid, of an agent", agent.Common)}
+}
+
+// validRow says where a configuration that is valid comes from.
+func validRow(finding string, c config.Common) hostcheck.Result {
+	switch files := c.ConfigFiles; files.Len() {
+	case 0:
+		finding += "; no file, defaults and environment"
+	case 1:
+		finding += "; read from " + files.At(0)
+	default:
+		finding += fmt.Sprintf("; read from %s and %d more", files.At(0), files.Len()-1)
+	}
+	return configurationRow(hostcheck.OK, finding)
 }
 
 func configurationRow(level hostcheck.Level, finding string) hostcheck.Result {

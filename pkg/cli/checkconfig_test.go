@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,5 +77,26 @@ func TestCheckConfigCommand(t *testing.T) {
 		if code := c.run(t, checkConfigCommand, args...); code != 2 {
 			t.Errorf("%q: exit code %d, want 2", args, code)
 		}
+	}
+}
+
+// A configuration that names a server to join is an agent's.
+func TestCheckedSettingsOfAnAgent(t *testing.T) {
+	c := newCommand(t)
+	c.file(t, "etc/knarr/config.yaml", "server: https://192.0.2.1\nlb-server-port: 7444\nnode-name: green\n")
+	in, err := Env{Root: c.root}.configInput(configLine{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings, rows := checkedSettings(in)
+	if settings.NodeName != "green" || len(rows) != 1 || !strings.Contains(rows[0].Finding, "of an agent; read from") {
+		t.Errorf("settings %+v, rows %+v", settings, rows)
+	}
+	var numbers []uint16
+	for _, port := range settings.Ports {
+		numbers = append(numbers, port.Number)
+	}
+	if want := []uint16{7444, 10250, 10248, 10249, 10256, 8472}; !slices.Equal(numbers, want) {
+		t.Errorf("ports %v, want %v", numbers, want)
 	}
 }

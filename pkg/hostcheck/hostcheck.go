@@ -48,6 +48,15 @@ type Port struct {
 	Use, Flag string
 }
 
+// ControlPlane reports whether only a server listens there.
+func (p Port) ControlPlane() bool {
+	switch p.Number {
+	case 6443, 10257, 10258, 10259:
+		return true
+	}
+	return false
+}
+
 // Settings is what of the configuration matters to the host.
 type Settings struct {
 	DataDir  string

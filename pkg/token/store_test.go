@@ -224,3 +224,46 @@ func TestStoreAfterAKill(t *testing.T) {
 		})
 	}
 }
+
+func TestRotate(t *testing.T) {
+	ca := newCA(t, "one", nil)
+	s := Store{ServerDir: filepath.Join(t.TempDir(), "server")}
+	if _, err := s.Rotate(Token{}, Token{}); err == nil {
+		t.Error("there was no token to rotate")
+	}
+	first := mustEnsure(t, s, Given{}, ca)
+	for name, c := range map[string]struct {
+		old, fresh string
+		want       error
+	}{
+		"another's old":      {"nonsense", "new", ErrMismatch},
+		"bootstrap":          {"", "abcdef.0123456789abcdef", ErrUnusable},
+		"for agents":         {"", "node:new", ErrUnusable},
+		"of another cluster": {"", "K10" + strings.Repeat("0", 64) + "::server:new", ErrUnusable},
+	} {
+		var old Token
+		if c.old != "" {
+			old = mustParse(t, c.old)
+		}
+		if _, err := s.Rotate(old, mustParse(t, c.fresh)); !errors.Is(err, c.want) {
+			t.Errorf("%s: got %v", name, err)
+		}
+		if read(t, s.Path()) != first.Server.Reveal()+"\n" {
+			t.Fatalf("%s: the token changed", name)
+		}
+	}
+	made, err := s.Rotate(first.Server, mustParse(t, "new"))
+	if err != nil || made.Password() != "new" || made.User() != UserServer || made.CAHash() != first.Server.CAHash() {
+		t.Fatalf("got %s, %v", made, err)
+	}
+	if agents, err := s.LoadAgent(); err != nil || !agents.SameSecret(made) {
+		t.Errorf("the agents' token is %s, %v", agents, err)
+	}
+	again := mustEnsure(t, s, Given{}, ca)
+	if !again.Server.SameSecret(made) {
+		t.Error("the next start goes on with another token")
+	}
+	if random, err := s.Rotate(Token{}, Token{}); err != nil || random.SameSecret(made) {
+		t.Errorf("got %s, %v", random, err)
+	}
+}
