@@ -119,10 +119,16 @@ func (c *Client) count() (int, <-chan struct{}) {
 	return c.open, c.changed
 }
 
-func (c *Client) add(server string, n int) {
+// opened counts a tunnel, unless it stands in for those to the servers that are known, and returns what takes it back.
+func (c *Client) opened(server string) (ended func()) {
 	if listed, _ := c.config.Servers(); !slices.Contains(listed, server) {
-		return // it stands in for them
+		return func() {}
 	}
+	c.add(1)
+	return func() { c.add(-1) }
+}
+
+func (c *Client) add(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.open += n
@@ -168,8 +174,7 @@ func (c *Client) hold(ctx context.Context, server string) (opened bool, err erro
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	c.add(server, 1)
-	defer c.add(server, -1)
+	defer c.opened(server)()
 	c.config.Up(server)
 	defer c.config.Down(server)
 	c.log.Debug("tunnel is open", "server", server)
