@@ -11,16 +11,19 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/knarr-io/knarr/pkg/pki"
+	"github.com/knarr-io/knarr/pkg/retry"
 	"github.com/knarr-io/knarr/pkg/token"
 )
 
@@ -371,5 +374,50 @@ func TestState(t *testing.T) {
 	}
 	if c, err := s.Load(); c != nil || err != nil {
 		t.Errorf("of a torn file: %v, %v", c, err)
+	}
+}
+
+func TestSweeper(t *testing.T) {
+	now := time.Now()
+	made := func(name, annotation string, at time.Time) *corev1.Secret {
+		return &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Name: name + secretSuffix, Namespace: metav1.NamespaceSystem, Annotations: map[string]string{annotation: at.UTC().Format(time.RFC3339)}},
+			Type:       secretType,
+		}
+	}
+	api := fake.NewClientset(readyNode("stays", "192.0.2.1"), readyNode("leaves", "192.0.2.2"),
+		made("stays", joinedAt, now.Add(-time.Hour)), made("leaves", joinedAt, now.Add(-time.Hour)), made("gone", joinedAt, now.Add(-time.Hour)),
+		made("joining", joinedAt, now.Add(-time.Second)), made("allowed", allowedUntil, now.Add(time.Minute)))
+	factory := informers.NewSharedInformerFactory(api, 0)
+	s := NewSweeper(func() (kubernetes.Interface, error) { return api, nil }, func() informers.SharedInformerFactory { return factory }, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, func() {}) }()
+	left := func(want ...string) {
+		t.Helper()
+		err := retry.Until(t.Context(), "the secrets", retry.Backoff{}, func(ctx context.Context) (bool, error) {
+			list, err := api.CoreV1().Secrets(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
+			if err != nil {
+				return true, err
+			}
+			var names []string
+			for _, s := range list.Items {
+				names = append(names, strings.TrimSuffix(s.Name, secretSuffix))
+			}
+			slices.Sort(names)
+			return slices.Equal(names, want), nil
+		})
+		if err != nil {
+			t.Fatalf("want %v: %v", want, err)
+		}
+	}
+	left("allowed", "joining", "leaves", "stays")
+	if err := api.CoreV1().Nodes().Delete(t.Context(), "leaves", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	left("allowed", "joining", "stays")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

@@ -37,13 +37,14 @@ type gate struct {
 	joins   *join.Server
 	tunnels *tunnel.Server
 	shared  *atomic.Pointer[agent.Shared]
+	log     *slog.Logger
 }
 
 // errNotOpen is what those get who come before the API is there.
 var errNotOpen = errors.New("the server is starting")
 
 func (p Plan) gate(log *slog.Logger) gate {
-	g := gate{shared: new(atomic.Pointer[agent.Shared])}
+	g := gate{shared: new(atomic.Pointer[agent.Shared]), log: log}
 	g.tunnels = tunnel.NewServer(func() informers.SharedInformerFactory { return g.shared.Load().Informers() }, log)
 	g.joins = join.NewServer(join.ServerConfig{
 		Keys:    p.certificates(),
@@ -76,6 +77,7 @@ func (p Plan) forMembers() join.Cluster {
 func (g gate) open(group *lifecycle.Group, shared agent.Shared, api lifecycle.Ref) {
 	g.shared.Store(&shared)
 	group.Add(g.tunnels, lifecycle.After(api))
+	group.Add(join.NewSweeper(shared.Client, shared.Informers, g.log), lifecycle.After(api), lifecycle.Optional())
 	group.Add(lifecycle.Func("agent-roles", func(ctx context.Context, ready func()) error {
 		client, err := shared.Client()
 		if err != nil {
