@@ -69,21 +69,21 @@ func (j *joined) start(args []string) {
 	j.agent.Role, j.agent.Args = "agent", args
 	began := time.Now()
 	j.must(j.agent.Start())
-	j.nodeIs(corev1.ConditionTrue)
+	j.nodeReady(began)
 	j.t.Logf("node Ready %.1f s after the agent's start", time.Since(began).Seconds())
 }
 
-func (j *joined) nodeIs(want corev1.ConditionStatus) {
+// nodeReady waits until the agent's node is Ready, as it has said itself since a time.
+func (j *joined) nodeReady(since time.Time) {
 	j.t.Helper()
-	began := time.Now()
-	j.eventually("the agent's node to be Ready "+string(want), func() error {
+	j.eventually("the agent's node to be Ready", func() error {
 		n, err := j.client.CoreV1().Nodes().Get(j.ctx, j.agent.Host.Name(), metav1.GetOptions{})
 		if err != nil {
 			return fmt.Errorf("%w\n%s", err, j.agent.LogTail(5))
 		}
 		for _, c := range n.Status.Conditions {
-			// A condition from before is not about now.
-			if c.Type == corev1.NodeReady && c.Status == want && (want != corev1.ConditionTrue || c.LastHeartbeatTime.Add(time.Minute).After(began)) {
+			// Times in conditions are whole seconds.
+			if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue && !c.LastHeartbeatTime.Time.Before(since.Truncate(time.Second)) {
 				return nil
 			}
 		}
@@ -233,7 +233,6 @@ func (j *joined) bereft() {
 	began := time.Now()
 	j.works()
 	j.t.Logf("exec works %.1f s after the API is back", time.Since(began).Seconds())
-	j.nodeIs(corev1.ConditionTrue)
 	if after := j.containers(); after != before {
 		j.t.Errorf("containers were %s and are %s", before, after)
 	}
@@ -249,6 +248,7 @@ func (j *joined) orphan() {
 	if code, err := j.agent.Process().Wait(j.ctx); err != nil || code != 0 {
 		j.t.Errorf("the agent stopped with %d, %v", code, err)
 	}
+	began := time.Now()
 	j.must(j.agent.Start())
 	j.eventually("the kubelet without a server", func() error {
 		out, _ := j.agent.Command(j.ctx, "status") // which is not ready as a whole
@@ -269,7 +269,7 @@ func (j *joined) orphan() {
 	_, err = j.server.WaitAPI(j.ctx)
 	j.must(err)
 	j.works()
-	j.nodeIs(corev1.ConditionTrue)
+	j.nodeReady(began)
 	if after := j.containers(); after != before {
 		j.t.Errorf("containers were %s and are %s", before, after)
 	}

@@ -42,6 +42,8 @@ type Component struct {
 	options *options.ServerRunOptions
 	seams   Seams
 	handler atomic.Pointer[http.Handler]
+	// up is closed when the component is ready.
+	up chan struct{}
 }
 
 // New parses the configuration.
@@ -56,7 +58,7 @@ func New(c Config, seams Seams) (*Component, error) {
 	if err := argv.Parse(argsFlag, c.Args(), sets...); err != nil {
 		return nil, err
 	}
-	return &Component{options: s, seams: seams}, nil
+	return &Component{options: s, seams: seams, up: make(chan struct{})}, nil
 }
 
 // Name is "kube-apiserver".
@@ -99,6 +101,7 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	go func() {
 		defer close(done)
 		if c.waitReady(watching) == nil {
+			close(c.up)
 			ready()
 		}
 	}()

@@ -2,6 +2,8 @@ package apiserver
 
 import (
 	"net/http"
+	"strings"
+	"time"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -21,10 +23,51 @@ func (c *Component) useSeams(config *app.Config) {
 		// (k8s.io/kube-aggregator/pkg/apiserver/apiserver.go:246) and the proxy subresources share this one transport.
 		config.KubeAPIs.ControlPlane.Extra.ProxyTransport.DialContext = to
 	}
-	if front := c.seams.Front; front != nil {
-		// The aggregator's chain is the first that sees a request (cmd/kube-apiserver/app/server.go:190).
-		generic := &config.Aggregator.GenericConfig.Config
-		build := generic.BuildHandlerChainFunc
-		generic.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler { return front(build(api, c)) }
+	// The aggregator's chain is the first that sees a request (cmd/kube-apiserver/app/server.go:190).
+	generic := &config.Aggregator.GenericConfig.Config
+	build := generic.BuildHandlerChainFunc
+	generic.BuildHandlerChainFunc = func(api http.Handler, config *genericapiserver.Config) http.Handler {
+		chain := c.whenReady(build(api, config))
+		if c.seams.Front != nil {
+			chain = c.seams.Front(chain)
+		}
+		return chain
 	}
+}
+
+// holdLimit is how long a caller is kept waiting for the API to be ready.
+const holdLimit = 5 * time.Second
+
+// whenReady keeps callers from the network waiting while the API starts. Upstream listens before its authorizer knows
+// what RBAC says, and clients that were told "forbidden" at a restart come back late; health is answered at once.
+func (c *Component) whenReady(api http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-c.up:
+		default:
+			if r.TLS != nil && !isHealth(r.URL.Path) {
+				c.hold(r)
+			}
+		}
+		api.ServeHTTP(w, r)
+	})
+}
+
+func (c *Component) hold(r *http.Request) {
+	limit := time.NewTimer(holdLimit)
+	defer limit.Stop()
+	select {
+	case <-c.up:
+	case <-limit.C:
+	case <-r.Context().Done():
+	}
+}
+
+func isHealth(path string) bool {
+	for _, p := range []string{"/healthz", "/livez", "/readyz"} {
+		if path == p || strings.HasPrefix(path, p+"/") {
+			return true
+		}
+	}
+	return false
 }
