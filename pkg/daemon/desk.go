@@ -77,14 +77,15 @@ func (d *desk) settle(ctx context.Context) {
 
 func (d *desk) status() control.Status {
 	c := d.config
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = d.group.Check(ctx) // what it finds is in the status of the components
 	s := control.Status{
 		Version: version.Version, PID: os.Getpid(), StartTime: d.proc.Start, Role: c.Role,
 		NodeName: c.NodeName, DataDir: c.DataDir, Endpoint: c.Endpoint, LogFile: c.Logging.File,
 		Ready: d.ready.Load(), Stopping: d.stopping.Load(), Components: d.group.Status(),
 	}
 	if c.Status != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
 		c.Status(ctx, &s)
 	}
 	return s

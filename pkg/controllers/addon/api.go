@@ -73,7 +73,7 @@ type status struct {
 }
 
 func (s status) equal(o status) bool {
-	return s.State == o.State && s.Objects == o.Objects && s.Message == o.Message && s.Checksum == o.Checksum && slices.Equal(s.Problems, o.Problems)
+	return s.State == o.State && s.Objects == o.Objects && s.Message == o.Message && s.Checksum == o.Checksum && slices.EqualFunc(s.Problems, o.Problems, problem.same)
 }
 
 // problem is one thing that is wrong, and where.
@@ -86,6 +86,14 @@ type problem struct {
 
 	// missing is the kind that the API does not know.
 	missing schema.GroupKind
+	// final is set for what only a change of a file can mend.
+	final bool
+}
+
+// same tells whether two problems read the same.
+func (p problem) same(o problem) bool {
+	p.missing, p.final, o.missing, o.final = schema.GroupKind{}, false, schema.GroupKind{}, false
+	return p == o
 }
 
 // Error is the problem in one line: "web.yaml document 2, line 14: Deployment default/web: ...".

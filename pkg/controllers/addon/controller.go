@@ -89,7 +89,7 @@ func (c *Controller) Switch(addon string, on bool) {
 	r := c.run
 	c.mu.Unlock()
 	if r != nil && (!known || was != on) {
-		r.expect(addon)
+		r.again(addon)
 	}
 }
 
@@ -157,7 +157,7 @@ func (c *Controller) live(ctx context.Context, cluster cluster, ready func()) er
 	r := &run{
 		controller: c, config: c.config, cluster: cluster, log: c.log,
 		sources: make(map[string]source), changed: make(map[string]time.Time), loaded: make(map[string][2]stamp),
-		holders: make(map[string]string), claims: newClaims(), waits: newWaits(),
+		holders: make(map[string]string), kinds: make(map[string][]string), going: make(map[string]progress), restored: make(map[string]stamp), claims: newClaims(), waits: newWaits(),
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
 	}
 	defer r.queue.ShutDown()

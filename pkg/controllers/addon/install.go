@@ -9,13 +9,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/retry"
 )
 
@@ -46,7 +48,9 @@ func (r *run) sync(ctx context.Context, name string) (outcome, error) {
 		return outcome{}, err
 	}
 	j := &job{run: r, source: s, changed: changed, content: content}
-	if record != nil {
+	if record == nil {
+		r.reach(s, progress{}) // somebody may have deleted it to have all applied anew
+	} else {
 		j.uid, j.spec, j.status, j.stored = record.UID, record.Spec, record.Status, true
 	}
 	switch {
@@ -69,6 +73,8 @@ func (r *run) sync(ctx context.Context, name string) (outcome, error) {
 type content struct {
 	objects []object
 	sum     string
+	// problems are those of the patch.
+	problems []problem
 }
 
 // errChanging is returned for a file that is being written.
@@ -93,7 +99,7 @@ func (r *run) load(s source) (c content, problems []problem, err error) {
 			return content{}, nil, errChanging
 		}
 		if err != nil {
-			r.read(s)
+			r.read(s, nil)
 			return content{}, nil, err
 		}
 		if len(data) == 0 {
@@ -105,21 +111,21 @@ func (r *run) load(s source) (c content, problems []problem, err error) {
 		sum.Write(data)
 	}
 	if len(problems) > 0 {
-		r.read(s)
+		r.read(s, nil)
 		return content{}, problems, nil
 	}
-	objects, problems := overlay(parsed[0], parsed[1])
-	keys := make([]key, 0, len(objects))
-	for _, o := range objects {
+	keys := make([]key, 0, len(parsed[0]))
+	for _, o := range parsed[0] {
 		keys = append(keys, o.key())
 	}
 	r.claim(s.name, keys)
-	r.read(s)
-	return content{objects, hex.EncodeToString(sum.Sum(nil))}, problems, nil
+	r.read(s, kindsOf(parsed[0]))
+	objects, wrong := overlay(parsed[0], parsed[1])
+	return content{objects, hex.EncodeToString(sum.Sum(nil)), wrong}, nil, nil
 }
 
 // claim says what an Addon wants, and has others look again whom that concerns.
-func (r *run) claim(name string, keys []key) { r.retry(r.claims.set(name, keys)...) }
+func (r *run) claim(name string, keys []key) { r.again(r.claims.set(name, keys)...) }
 
 // job is one go at one Addon.
 type job struct {
@@ -152,14 +158,8 @@ func (j *job) apply(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	j.total, j.shown = len(objects), time.Now()
-	for _, o := range arrange(objects) {
-		if !j.current(j.source) || ctx.Err() != nil {
-			return outcome{}, ctx.Err() // it is queued again
-		}
-		j.applyOne(ctx, o)
-		if err := j.progress(ctx); err != nil {
-			return outcome{}, err
-		}
+	if err := j.applyAll(ctx, objects, variant); err != nil || !j.current(j.source) {
+		return outcome{}, err // if the file has changed, it is queued again
 	}
 	if len(j.problems) > 0 {
 		return j.failed(ctx)
@@ -212,29 +212,93 @@ func (j *job) intend(ctx context.Context, s spec) error {
 	return nil
 }
 
-// applyOne applies one object and keeps what goes wrong.
-func (j *job) applyOne(ctx context.Context, o object) {
+// parallel is how many objects of one file are applied at once: as many as the datastore commits together gladly, and few
+// enough that others are served.
+const parallel = 4
+
+// applyAll applies objects, rank by rank. What was applied before in this process, from the same content, is left out.
+func (j *job) applyAll(ctx context.Context, objects []object, variant string) error {
+	before := j.reached(j.source.name, j.content.sum, variant)
+	open := make(map[key]problem)
+	sorted := arrange(objects)
+	for begin := 0; begin < len(sorted); {
+		end := begin + 1
+		for end < len(sorted) && sorted[end].rank() == sorted[begin].rank() {
+			end++
+		}
+		if err := j.applyRank(ctx, sorted[begin:end], before, open); err != nil || !j.current(j.source) {
+			return err
+		}
+		begin = end
+	}
+	j.reach(j.source, progress{j.content.sum, variant, open})
+	j.problems = slices.Clone(j.content.problems)
+	for _, o := range sorted {
+		if p, ok := open[o.key()]; ok {
+			j.problems = append(j.problems, p)
+		}
+	}
+	return nil
+}
+
+// applyRank applies objects in any order, and adds what could not be to open.
+func (j *job) applyRank(outer context.Context, objects []object, before, open map[key]problem) error {
+	var mu sync.Mutex // guards open, and what progress uses
+	var next atomic.Int64
+	crew, ctx := lifecycle.NewCrew(outer)
+	for range min(parallel, len(objects)) {
+		crew.Go(func() error {
+			for ctx.Err() == nil && j.current(j.source) {
+				i := int(next.Add(1)) - 1
+				if i >= len(objects) {
+					return nil
+				}
+				o := objects[i]
+				p, failed := before[o.key()]
+				if before == nil || failed {
+					p, failed = j.applyOne(ctx, o)
+				}
+				mu.Lock()
+				if failed {
+					open[o.key()] = p
+				} else {
+					j.applied++
+				}
+				err := j.progress(ctx)
+				mu.Unlock()
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := crew.Wait(); err != nil {
+		return err
+	}
+	return outer.Err()
+}
+
+// applyOne applies one object, or says what is wrong.
+func (j *job) applyOne(ctx context.Context, o object) (p problem, failed bool) {
 	if owner := j.claims.owner(o.key()); owner != j.source.name {
 		if o.GetKind() == "Namespace" || owner == "" {
-			j.applied++ // several files may need one namespace
-			return
+			return problem{}, false // several files may need one namespace
 		}
-		j.problem(o.problem(fmt.Errorf("is in the file of addon %s as well, and counts there: take it out of one", owner)))
-		return
+		return o.final(fmt.Errorf("is in the file of addon %s as well, and counts there: take it out of one", owner)), true
 	}
 	r, err := j.resource(ctx, o.GroupVersionKind())
 	if err == nil {
 		err = j.send(ctx, r, o)
 	}
 	if err == nil {
-		j.applied++
-		return
+		return problem{}, false
 	}
-	p := o.problem(err)
+	p = o.problem(err)
 	if errors.Is(err, errNoKind) {
 		p.missing = o.GroupVersionKind().GroupKind()
 	}
-	j.problem(p)
+	return p, true
 }
 
 // resource waits a little for kinds that the file itself defines.
@@ -286,8 +350,6 @@ func (j *job) send(ctx context.Context, r resource, o object) error {
 	return j.cluster.apply(ctx, r, namespace, o.GetName(), data)
 }
 
-func (j *job) problem(p problem) { j.problems = append(j.problems, p) }
-
 func (j *job) count() string { return fmt.Sprintf("%d/%d", j.applied, j.total) }
 
 // progress shows how far a large file has come.
@@ -297,7 +359,7 @@ func (j *job) progress(ctx context.Context) error {
 	}
 	j.shown = time.Now()
 	st := j.status
-	st.State, st.Objects, st.Problems, st.Message = Applying, j.count(), j.problems, ""
+	st.State, st.Objects, st.Problems, st.Message = Applying, j.count(), nil, ""
 	return j.finish(ctx, st)
 }
 
@@ -305,7 +367,9 @@ func (j *job) progress(ctx context.Context) error {
 func (j *job) failed(ctx context.Context) (outcome, error) {
 	st := status{State: Waiting, Objects: j.count(), Problems: j.problems, Checksum: j.status.Checksum}
 	var missing []schema.GroupKind
+	final := true
 	for _, p := range j.problems {
+		final = final && p.final
 		if p.missing == (schema.GroupKind{}) {
 			st.State = Failed
 		} else {
@@ -313,7 +377,7 @@ func (j *job) failed(ctx context.Context) (outcome, error) {
 		}
 	}
 	j.waits.set(j.source.name, missing)
-	return outcome{failed: true}, j.finish(ctx, st)
+	return outcome{failed: !final}, j.finish(ctx, st)
 }
 
 // finish says how the Addon is. An Addon that there is not yet is created.
@@ -331,8 +395,5 @@ func (j *job) finish(ctx context.Context, st status) error {
 		}
 		st.Problems = st.Problems[:min(len(st.Problems), maxProblems)]
 	}
-	if err := j.report(ctx, st); err != nil && !apierrors.IsNotFound(err) {
-		return err
-	}
-	return nil
+	return j.report(ctx, st)
 }

@@ -29,6 +29,15 @@ const (
 	custom    = 5
 )
 
+// global are Kubernetes' own kinds that have no namespace. Many files give them one all the same, which counts for nothing.
+var global = [...]string{
+	"Namespace", "Node", "PersistentVolume", "CustomResourceDefinition.apiextensions.k8s.io", "APIService.apiregistration.k8s.io",
+	"ClusterRole.rbac.authorization.k8s.io", "ClusterRoleBinding.rbac.authorization.k8s.io", "PriorityClass.scheduling.k8s.io",
+	"RuntimeClass.node.k8s.io", "StorageClass.storage.k8s.io", "CSIDriver.storage.k8s.io", "IngressClass.networking.k8s.io",
+	"ValidatingWebhookConfiguration.admissionregistration.k8s.io", "MutatingWebhookConfiguration.admissionregistration.k8s.io",
+	"ValidatingAdmissionPolicy.admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding.admissionregistration.k8s.io",
+}
+
 // rank is a kind's place in the order.
 func rank(k schema.GroupKind) int {
 	for i, kinds := range ranks {
@@ -42,12 +51,12 @@ func rank(k schema.GroupKind) int {
 	return custom
 }
 
+func (o object) rank() int { return rank(o.GroupVersionKind().GroupKind()) }
+
 // arrange sorts objects into the order in which they are applied; within a rank they stay as the file has them.
 func arrange(objects []object) []object {
 	sorted := slices.Clone(objects)
-	slices.SortStableFunc(sorted, func(a, b object) int {
-		return rank(a.GroupVersionKind().GroupKind()) - rank(b.GroupVersionKind().GroupKind())
-	})
+	slices.SortStableFunc(sorted, func(a, b object) int { return a.rank() - b.rank() })
 	return sorted
 }
 

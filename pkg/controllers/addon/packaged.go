@@ -61,11 +61,15 @@ func (c Config) disabled(p Packaged) bool {
 const editedSuffix = ".edited"
 
 // restore makes the packaged files those of this version, where it may: a file with a .skip beside it is left alone, and
-// one that is not wanted is removed, unless it is a user's own. It returns what it has put back.
-func (c Config) restore(files map[string]stamp) (edited []string, err error) {
+// one that is not wanted is removed, unless it is a user's own. It returns which were edited. known are the files that
+// need not be read, since they are as they were written.
+func (c Config) restore(files, known map[string]stamp) (edited []string, err error) {
 	var errs []error
 	for _, p := range c.Packaged {
 		if _, skip := files[p.Path+skipSuffix]; skip {
+			continue
+		}
+		if now, ok := files[p.Path]; ok && now == known[p.Path] {
 			continue
 		}
 		was, err := c.restoreOne(p)
@@ -74,6 +78,9 @@ func (c Config) restore(files map[string]stamp) (edited []string, err error) {
 		}
 		if was {
 			edited = append(edited, p.Path)
+		}
+		if now, statErr := stampOf(filepath.Join(c.Dir, filepath.FromSlash(p.Path))); statErr == nil && err == nil {
+			known[p.Path] = now
 		}
 	}
 	return edited, errors.Join(errs...)

@@ -10,6 +10,7 @@ import (
 	"path"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -38,6 +39,9 @@ func keyOf(k schema.GroupKind, namespace, name string) key {
 	return key{k.Group, k.Kind, namespace, name}
 }
 
+// anywhere is the key without the namespace.
+func (k key) anywhere() key { return key{k.group, k.kind, "*", k.name} }
+
 func (o object) key() key {
 	return keyOf(o.GroupVersionKind().GroupKind(), o.GetNamespace(), o.GetName())
 }
@@ -55,6 +59,13 @@ func title(kind, namespace, name string) string {
 // problem is something wrong with the object.
 func (o object) problem(err error) problem {
 	return problem{File: o.file, Document: o.document, Line: o.line, Object: o.title(), Message: err.Error()}
+}
+
+// final is problem for what trying again does not mend.
+func (o object) final(err error) problem {
+	p := o.problem(err)
+	p.final = true
+	return p
 }
 
 // document is a piece of a file that holds one value.
@@ -199,10 +210,6 @@ func (p *parser) read(d document, lines []int, fields map[string]any) {
 		p.readList(d, o, items)
 		return
 	}
-	if o.GetName() == "" {
-		p.problems = append(p.problems, o.problem(errors.New("metadata.name is missing")))
-		return
-	}
 	if err := o.tidy(); err != nil {
 		p.problems = append(p.problems, o.problem(err))
 		return
@@ -261,7 +268,17 @@ func itemLines(d document) []int {
 func (o object) tidy() error {
 	meta, ok := o.Object["metadata"].(map[string]any)
 	if !ok {
-		return errors.New("metadata is not a mapping")
+		return errors.New("metadata, with a name, is missing")
+	}
+	for _, f := range []string{"name", "namespace"} {
+		if v, ok := meta[f].(string); meta[f] != nil && !ok {
+			return fmt.Errorf("metadata.%s: want a text, not %v; put quotes around numbers and words like yes, no, y and n", f, meta[f])
+		} else if f == "name" && v == "" {
+			return errors.New("metadata.name is missing")
+		}
+	}
+	if slices.Contains(global[:], o.GroupVersionKind().GroupKind().String()) {
+		delete(meta, "namespace")
 	}
 	for _, f := range []string{"managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink"} {
 		delete(meta, f)

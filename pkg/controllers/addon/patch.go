@@ -11,7 +11,8 @@ import (
 
 // overlay changes objects as the patches say. A patch has the kind and the name of the object, its namespace if the name
 // alone does not tell, and the fields to change: by a strategic merge where Kubernetes knows the kind, else by a JSON
-// merge (RFC 7386). "$patch: delete" drops the object. A patch that fits no object is a problem; the others count.
+// merge (RFC 7386). "$patch: delete" drops the object. A patch that fits no object is a problem, and so is one that cannot
+// be merged: its object is left out, since without the patch it is not what the user wants. The others count.
 func overlay(objects, patches []object) ([]object, []problem) {
 	var problems []problem
 	for _, p := range patches {
@@ -28,13 +29,13 @@ func overlay(objects, patches []object) ([]object, []problem) {
 			}
 			merged, err := merge(o, p)
 			if err != nil {
-				problems = append(problems, p.problem(err))
-				merged = o
+				problems = append(problems, p.final(err))
+				continue
 			}
 			kept = append(kept, merged)
 		}
 		if !found {
-			problems = append(problems, p.problem(errors.New("there is no such object to patch")))
+			problems = append(problems, p.final(errors.New("there is no such object to patch")))
 		}
 		objects = kept
 	}

@@ -70,21 +70,24 @@ func (r *run) made(ctx context.Context, name string, kinds []string) ([]doomed, 
 
 // prune deletes what the file does not say any more, once that is certain.
 func (j *job) prune(ctx context.Context, objects []object) (again time.Duration, err error) {
+	if _, known := j.controller.switched(j.source.name); !known {
+		objects = j.content.objects // what is on demand stays as it is
+	}
 	wanted := make(map[key]bool, len(objects))
 	for _, o := range objects {
 		wanted[o.key()] = true
-	}
-	_, known := j.controller.switched(j.source.name)
-	for _, o := range j.content.objects {
-		if !known && o.GetAnnotations()[OnDemand] == "true" {
-			wanted[o.key()] = true
-		}
+		wanted[o.key().anywhere()] = true
 	}
 	stale, err := j.made(ctx, j.source.name, j.spec.Kinds)
 	if err != nil {
 		return 0, err
 	}
-	stale = slices.DeleteFunc(stale, func(d doomed) bool { return wanted[d.key()] })
+	stale = slices.DeleteFunc(stale, func(d doomed) bool {
+		if !d.resource.namespaced {
+			return wanted[d.key().anywhere()] // the file may say a namespace that counts for nothing
+		}
+		return wanted[d.key()]
+	})
 	if len(stale) == 0 {
 		return 0, nil
 	}
@@ -127,6 +130,9 @@ func (r *run) uninstall(ctx context.Context, name string) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
+	if record == nil {
+		record = r.remembered(name)
+	}
 	if record == nil || record.Spec.Server != r.config.Server {
 		r.controller.say(name, nil)
 		return outcome{}, nil
@@ -148,9 +154,22 @@ func (r *run) uninstall(ctx context.Context, name string) (outcome, error) {
 	if err := r.cluster.forget(ctx, name); err != nil {
 		return outcome{}, err
 	}
+	r.mu.Lock()
+	delete(r.kinds, name)
+	r.mu.Unlock()
 	r.controller.say(name, nil)
 	r.log.Info("removed what a manifest had made", "addon", name)
 	return outcome{}, nil
+}
+
+// remembered stands in for an Addon that somebody has deleted while its file was there; nil if nothing was made.
+func (r *run) remembered(name string) *addon {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.kinds[name]) == 0 {
+		return nil
+	}
+	return &addon{Spec: spec{Server: r.config.Server, Kinds: r.kinds[name]}}
 }
 
 // removeRanks deletes rank by rank, and returns what is still there in the end.

@@ -2,8 +2,10 @@ package addon
 
 import (
 	"context"
+	"log/slog"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // reasons are those of the events that tell of a state.
@@ -15,7 +17,8 @@ func reasons() map[State]string {
 func (j *job) report(ctx context.Context, st status) error {
 	name := j.source.name
 	if !j.status.equal(st) {
-		if err := j.cluster.saveStatus(ctx, name, st); err != nil {
+		// Of an Addon that somebody deletes, the next go makes a new one.
+		if err := j.cluster.saveStatus(ctx, name, st); err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}
 	}
@@ -30,7 +33,11 @@ func (j *job) report(ctx context.Context, st status) error {
 		return nil
 	}
 	if st.State == Ready {
-		j.log.Info("manifest is applied", "addon", name, "objects", st.Objects)
+		level := slog.LevelInfo
+		if j.config.isPackaged(j.source.path) {
+			level = slog.LevelDebug // a healthy start is quiet
+		}
+		j.log.Log(ctx, level, "manifest is applied", "addon", name, "objects", st.Objects)
 		j.cluster.event(name, j.uid, corev1.EventTypeNormal, reason, st.Objects+" objects are applied")
 		return nil
 	}

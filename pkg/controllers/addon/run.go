@@ -28,11 +28,15 @@ type run struct {
 	claims     *claims
 	waits      *waits
 
+	restored map[string]stamp // packaged files as they were written; used by follow alone
+
 	mu      sync.Mutex
 	sources map[string]source    // by name of the Addon
 	changed map[string]time.Time // when the file or its patch last changed
 	loaded  map[string][2]stamp  // what has been read of it
 	holders map[string]string    // which file an Addon is for, below the directory
+	kinds   map[string][]string  // of what kinds the objects of a file are
+	going   map[string]progress  // how far the file has been applied as it is
 	begun   bool                 // sources is not merely empty
 }
 
@@ -102,16 +106,24 @@ const never = 100 * 365 * 24 * time.Hour
 // look takes in what has changed, and returns when to look again if no event comes before.
 func (r *run) look(t *tree, watch *fsnotify.Watcher) time.Duration {
 	first := !t.begun
-	err := r.tend(t, first)
+	var err error
+	if first {
+		err = r.prepare(t)
+	}
 	due, scanErr := t.scan(time.Now())
-	if err = errors.Join(err, scanErr); scanErr == nil {
+	if errors.Is(scanErr, errNoDir) {
+		scanErr = atomicfile.MkdirAll(r.config.Dir, 0o700)
+		due = time.Now()
+	} else if scanErr == nil {
 		// What came into a directory before it was watched makes no event.
 		added, watchErr := follow(watch, t.dirs)
-		if err = errors.Join(err, watchErr); added && !first {
+		if added && !first {
 			due = time.Now()
 		}
+		err = errors.Join(err, watchErr, r.tend(t.settled()))
 		r.take(t)
 	}
+	err = errors.Join(err, scanErr)
 	if r.controller.note(err) && err != nil {
 		r.log.Error("the manifests are not all in force; trying again", "directory", r.config.Dir, "error", err)
 	}
@@ -127,30 +139,28 @@ func (r *run) look(t *tree, watch *fsnotify.Watcher) time.Duration {
 	}
 }
 
-// tend puts packaged files back.
-func (r *run) tend(t *tree, first bool) error {
+// prepare makes the directory what it should be before it is looked at for the first time.
+func (r *run) prepare(t *tree) error {
 	files, err := t.walk()
-	if errors.Is(err, errNoDir) {
-		if err := atomicfile.MkdirAll(r.config.Dir, 0o700); err != nil {
-			return err
-		}
-	} else if err != nil {
+	if err != nil {
 		return nil // the scan says so as well
 	}
-	var errs []error
-	if first {
-		for _, dir := range t.dirs {
-			errs = append(errs, atomicfile.RemoveTemps(dir))
-		}
-		errs = append(errs, r.config.removeStale(files))
+	errs := []error{r.config.removeStale(files), r.tend(files)}
+	for _, dir := range t.dirs {
+		errs = append(errs, atomicfile.RemoveTemps(dir))
 	}
-	edited, err := r.config.restore(files)
+	return errors.Join(errs...)
+}
+
+// tend puts packaged files back.
+func (r *run) tend(files map[string]stamp) error {
+	edited, err := r.config.restore(files, r.restored)
 	for _, file := range edited {
 		stem, _ := base(file)
 		r.log.Warn("a packaged manifest was edited and is put back; changes belong into a patch beside it",
 			"file", file, "patch", stem+patchSuffix+suffixes[0], "copy", file+editedSuffix)
 	}
-	return errors.Join(append(errs, err)...)
+	return err
 }
 
 // follow has all directories watched, and reports whether one was not.
@@ -180,6 +190,9 @@ func (r *run) take(t *tree) {
 	before := r.sources
 	r.sources = assign(t.settled(), func(name string) string { return r.holders[name] }, r.config.isPackaged)
 	names := differ(before, r.sources)
+	for _, name := range names {
+		delete(r.going, name)
+	}
 	for name, s := range r.sources {
 		r.changed[name] = t.since(s.path, s.patch)
 		if s.conflict == "" {
@@ -197,8 +210,15 @@ func (r *run) take(t *tree) {
 	r.retry(names...)
 }
 
-// expect has an Addon looked at.
-func (r *run) expect(name string) { r.retry(name) }
+// again has Addons applied anew.
+func (r *run) again(names ...string) {
+	r.mu.Lock()
+	for _, name := range names {
+		delete(r.going, name)
+	}
+	r.mu.Unlock()
+	r.retry(names...)
+}
 
 // retry has Addons looked at now, as if nothing had failed before.
 func (r *run) retry(names ...string) {
@@ -223,11 +243,37 @@ func (r *run) current(s source) bool {
 }
 
 // read notes that a source was read, as it was then.
-func (r *run) read(s source) {
+func (r *run) read(s source, kinds []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now, ok := r.sources[s.name]; ok && now == s {
 		r.loaded[s.name] = s.stamps
+		r.kinds[s.name] = union(r.kinds[s.name], kinds)
+	}
+}
+
+// progress is how far a file has been applied.
+type progress struct {
+	sum, variant string
+	// open are the objects that could not be applied, and the reasons.
+	open map[key]problem
+}
+
+// reached is how far a file with this content has been applied in this process; nil if it was not.
+func (r *run) reached(name, sum, variant string) map[key]problem {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p := r.going[name]; p.sum == sum && p.variant == variant {
+		return p.open
+	}
+	return nil
+}
+
+func (r *run) reach(s source, p progress) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now, ok := r.sources[s.name]; ok && now == s {
+		r.going[s.name] = p
 	}
 }
 

@@ -43,7 +43,7 @@ type seen struct {
 type tree struct {
 	dir   string
 	files map[string]*seen // by slash-separated path below dir
-	dirs  []string         // absolute, dir itself first
+	dirs  []string         // absolute, without links, dir itself first
 	begun bool
 }
 
@@ -116,14 +116,21 @@ func (t *tree) since(paths ...string) (at time.Time) {
 func (t *tree) walk() (map[string]stamp, error) {
 	found := make(map[string]stamp)
 	t.dirs = t.dirs[:0]
-	err := filepath.WalkDir(t.dir, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) && path != t.dir {
+	root, err := filepath.EvalSymlinks(t.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", errNoDir, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for manifests: %w", err)
+	}
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && path != root {
 			return nil // gone since its name was read
 		}
 		if err != nil {
 			return err
 		}
-		if path != t.dir && strings.HasPrefix(d.Name(), ".") {
+		if path != root && strings.HasPrefix(d.Name(), ".") {
 			if d.IsDir() {
 				return filepath.SkipDir
 			}
@@ -133,7 +140,7 @@ func (t *tree) walk() (map[string]stamp, error) {
 			t.dirs = append(t.dirs, path)
 			return nil
 		}
-		rel, err := filepath.Rel(t.dir, path)
+		rel, err := filepath.Rel(root, path)
 		if err != nil {
 			return err
 		}
