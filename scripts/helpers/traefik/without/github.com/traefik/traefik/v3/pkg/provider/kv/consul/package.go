@@ -1,0 +1,7 @@
+package consul
+
+import "github.com/knarr-io/knarr/scripts/helpers/traefik/leftout/provider"
+
+const ProviderName = "consul"
+
+type ProviderBuilder = provider.Builder

@@ -1,0 +1,7 @@
+package zk
+
+import "github.com/knarr-io/knarr/scripts/helpers/traefik/leftout/provider"
+
+const ProviderName = "zookeeper"
+
+type Provider = provider.Provider
