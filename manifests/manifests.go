@@ -20,7 +20,7 @@ import (
 
 // A folder needs a pattern of its own here.
 //
-//go:embed *.yaml
+//go:embed *.yaml traefik/*.yaml
 var files embed.FS
 
 // Names that manifests may use between %{ and }%.

@@ -7,6 +7,7 @@
 //	data/<id>/cni      the CNI plugins
 //	data/<id>/images   image archives, imported into containerd at start
 //	data/current       a link to the directory in use
+//	data/ingress       likewise, for the ingress controller: <id>/traefik
 //
 // A directory appears whole or not at all, whatever kills the process or the
 // machine: everything is written and synced under a name beginning with a dot,
@@ -57,11 +58,18 @@ type Bundle struct {
 }
 
 // Embedded returns the bundle in this executable, or ErrNoBundle.
-func Embedded() (*Bundle, error) {
-	if embeddedArchive == "" {
+func Embedded() (*Bundle, error) { return embedded(embeddedManifest, embeddedArchive) }
+
+// Ingress returns the other bundle in this executable, or ErrNoBundle: the
+// program of the ingress controller, traefik. It is one of its own since it is
+// large and no node needs it to be ready.
+func Ingress() (*Bundle, error) { return embedded(ingressManifest, ingressArchive) }
+
+func embedded(encoded, archive string) (*Bundle, error) {
+	if archive == "" {
 		return nil, ErrNoBundle
 	}
-	b, err := New(embeddedManifest, embeddedArchive)
+	b, err := New(encoded, archive)
 	if err != nil {
 		return nil, err
 	}

@@ -10,4 +10,8 @@ var (
 	embeddedManifest string
 	//go:embed embed/amd64/bundle.tar.zst
 	embeddedArchive string
+	//go:embed embed/amd64/ingress/manifest.json
+	ingressManifest string
+	//go:embed embed/amd64/ingress/bundle.tar.zst
+	ingressArchive string
 )

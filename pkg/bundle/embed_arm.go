@@ -10,4 +10,8 @@ var (
 	embeddedManifest string
 	//go:embed embed/arm/bundle.tar.zst
 	embeddedArchive string
+	//go:embed embed/arm/ingress/manifest.json
+	ingressManifest string
+	//go:embed embed/arm/ingress/bundle.tar.zst
+	ingressArchive string
 )

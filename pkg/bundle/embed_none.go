@@ -2,4 +2,4 @@
 
 package bundle
 
-const embeddedManifest, embeddedArchive = "", ""
+const embeddedManifest, embeddedArchive, ingressManifest, ingressArchive = "", "", "", ""

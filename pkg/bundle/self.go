@@ -15,14 +15,7 @@ func LinkSelf(path string) error {
 	if err != nil {
 		return fmt.Errorf("find knarr's own executable: %w", err)
 	}
-	staging := filepath.Join(filepath.Dir(path), stagingPrefix+filepath.Base(path))
-	if err := os.Remove(staging); err != nil && !os.IsNotExist(err) {
-		return err
-	}
-	if err := os.Symlink(self, staging); err != nil {
-		return err
-	}
-	if err := os.Rename(staging, path); err != nil {
+	if err := link(self, path); err != nil {
 		return err
 	}
 	info, err := os.Stat(path)
@@ -30,7 +23,22 @@ func LinkSelf(path string) error {
 		return fmt.Errorf("look at knarr's own executable: %w", err)
 	}
 	if mode := info.Mode().Perm(); mode&0o005 != 0o005 {
-		return fmt.Errorf("%s has mode %o, so that cluster DNS and ingress, which run it in pods, cannot start: chmod 755 %[1]s", self, mode)
+		return fmt.Errorf("%s has mode %o, so that cluster DNS, which runs it in pods, cannot start: chmod 755 %[1]s", self, mode)
 	}
 	return nil
+}
+
+// LinkIngress points the link at path to the program of the ingress controller in l, for pods to mount.
+func LinkIngress(l Layout, path string) error { return link(filepath.Join(l.Root, "traefik"), path) }
+
+// link makes path a link to target, whatever it was.
+func link(target, path string) error {
+	staging := filepath.Join(filepath.Dir(path), stagingPrefix+filepath.Base(path))
+	if err := os.Remove(staging); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	if err := os.Symlink(target, staging); err != nil {
+		return err
+	}
+	return os.Rename(staging, path)
 }

@@ -1,0 +1,112 @@
+// Command crds writes CustomResourceDefinitions as knarr brings them along: those
+// of the files named, sorted by name, without descriptions, comments and status.
+// The descriptions are three quarters of what upstream publishes, and the API
+// server would hold them all, several times over.
+//
+//	crds FILE... >manifests/traefik/NAME.yaml
+//
+// The sources are in the modules of Traefik (docs/content/reference/
+// dynamic-configuration/kubernetes-crd-definition-v1.yml) and of the Gateway API
+// (config/crd/standard), at the versions that scripts/helpers/traefik/go.mod names.
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	sigsyaml "sigs.k8s.io/yaml"
+)
+
+func main() {
+	if err := run(os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "crds:", err)
+		os.Exit(1)
+	}
+}
+
+func run(files []string, out io.Writer) error {
+	var all []apiextensionsv1.CustomResourceDefinition
+	for _, file := range files {
+		crds, err := read(file)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", file, err)
+		}
+		all = append(all, crds...)
+	}
+	slices.SortFunc(all, func(a, b apiextensionsv1.CustomResourceDefinition) int { return strings.Compare(a.Name, b.Name) })
+	for _, crd := range all {
+		text, err := shorten(crd)
+		if err != nil {
+			return fmt.Errorf("write %s: %w", crd.Name, err)
+		}
+		if _, err := fmt.Fprintf(out, "---\n%s", text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func read(file string) ([]apiextensionsv1.CustomResourceDefinition, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var crds []apiextensionsv1.CustomResourceDefinition
+	for d := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096); ; {
+		var crd apiextensionsv1.CustomResourceDefinition
+		err := d.Decode(&crd)
+		if errors.Is(err, io.EOF) {
+			return crds, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if crd.Kind != "CustomResourceDefinition" {
+			return nil, fmt.Errorf("it holds a %s %s", crd.Kind, crd.Name)
+		}
+		crds = append(crds, crd)
+	}
+}
+
+// shorten returns the definition as YAML, without what no program reads.
+func shorten(crd apiextensionsv1.CustomResourceDefinition) ([]byte, error) {
+	text, err := sigsyaml.Marshal(crd)
+	if err != nil {
+		return nil, err
+	}
+	var object map[string]any
+	if err := sigsyaml.Unmarshal(text, &object); err != nil {
+		return nil, err
+	}
+	delete(object, "status")
+	if meta, ok := object["metadata"].(map[string]any); ok {
+		delete(meta, "creationTimestamp")
+	}
+	undescribe(object)
+	return sigsyaml.Marshal(object)
+}
+
+// undescribe removes the descriptions of a schema and of all below it. A property that is called description is none: it
+// is not a string.
+func undescribe(value any) {
+	switch v := value.(type) {
+	case map[string]any:
+		if _, text := v["description"].(string); text {
+			delete(v, "description")
+		}
+		for _, below := range v {
+			undescribe(below)
+		}
+	case []any:
+		for _, below := range v {
+			undescribe(below)
+		}
+	}
+}

@@ -1,7 +1,0 @@
-package nomad
-
-import "github.com/knarr-io/knarr/scripts/helpers/traefik/leftout/provider"
-
-const ProviderName = "nomad"
-
-type ProviderBuilder = provider.Builder
