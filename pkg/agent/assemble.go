@@ -60,6 +60,9 @@ func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
 		before = append(before, g.Add(images.New(n.images(), log), lifecycle.After(pause)))
 	}
 	running := g.Add(node, lifecycle.After(before...))
+	if n.Cluster.Ingress {
+		g.Add(lifecycle.Restarted(n.ingressProgram(log), log), lifecycle.After(running), lifecycle.Optional())
+	}
 	registered := g.Add(n.announcer(api), lifecycle.After(api.Ready))
 	if n.Cluster.KubeProxy { // it would look for the Node once a second
 		g.Add(proxy, lifecycle.After(registered, helpers))
@@ -93,6 +96,29 @@ func (n Node) extractor(log *slog.Logger) lifecycle.Component {
 		}
 		for _, dir := range removed {
 			log.Info("removed helper programs of an earlier version", "directory", dir)
+		}
+		<-ctx.Done()
+		return nil
+	})
+}
+
+// ingressProgram puts the ingress controller's program in its place, which only its pods wait for.
+func (n Node) ingressProgram(log *slog.Logger) lifecycle.Component {
+	return lifecycle.Func("ingress-program", func(ctx context.Context, ready func()) error {
+		b, err := bundle.Ingress()
+		if err != nil {
+			return err
+		}
+		dir := n.Dir.Ingress()
+		if _, err := b.Extract(ctx, dir); err != nil {
+			return err
+		}
+		if err := bundle.LinkIngress(bundle.Current(dir), n.Run.Ingress()); err != nil {
+			return err
+		}
+		ready()
+		if _, err := b.Prune(ctx, dir); err != nil && ctx.Err() == nil {
+			log.Warn("cannot remove the ingress controller of earlier versions", "error", err)
 		}
 		<-ctx.Done()
 		return nil

@@ -62,6 +62,8 @@ type Cluster struct {
 	PauseImage string
 	// ServiceLB is whether Services get the addresses of nodes.
 	ServiceLB bool
+	// Ingress is whether nodes have the ingress controller's program.
+	Ingress bool
 }
 
 func (n Node) helpers() bundle.Layout { return bundle.Current(n.Dir.Helpers()) }

@@ -151,6 +151,7 @@ func (p plan) node(cluster config.Server) Node {
 		Cluster: Cluster{
 			Network: cluster.Network, DNS: cluster.ClusterDNS().Slice(), KubeProxy: cluster.Components.KubeProxy,
 			NetworkPolicy: cluster.Components.NetworkPolicy, ServiceLB: cluster.Components.Packaged("servicelb"), PauseImage: pause,
+			Ingress: cluster.Components.Packaged("traefik"),
 		},
 		Name:           p.nodeName,
 		Host:           p.host,

@@ -114,6 +114,10 @@ func PackagedComponents() []string {
 	return slices.Compact(names)
 }
 
+// RestingComponents are the names that --always-on takes: packaged components
+// that run only while somebody uses them.
+func RestingComponents() []string { return []string{"traefik"} }
+
 // index finds a row by name or alias.
 type index map[string]*Flag
 

@@ -125,7 +125,7 @@ func valueProblems() []problemCase {
 		args("datastore, near scheme", "datastore-endpoint=postgress://user:password@host"), args("datastore, nothing", "datastore-endpoint=mysql://"),
 		args("datastore, etcd members", "datastore-endpoint=https://a:2379,b:2379"),
 		args("datastore, files", "datastore-endpoint=mysql://h/d", "datastore-cafile=/none"),
-		args("component", "disable=traefik"),
+		args("component", "disable=treafik"),
 		args("argument, no key", "kubelet-arg==1"), args("argument, dashes only", "kube-apiserver-arg=--"), args("argument, space", "kube-proxy-arg=proxy mode=nftables"),
 		args("node name", "node-name=my_node"), args("node name, long", "node-name="+long), args("node name, dash", "node-name=node-"),
 		args("label", "node-label=a b=c"), args("label, no key", "node-label==c"), args("label, value", "node-label=a=b/c"), args("label, long", "node-label=a="+long),

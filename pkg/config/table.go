@@ -3,6 +3,7 @@ package config
 import (
 	"io/fs"
 	"net/netip"
+	"time"
 )
 
 // The paths a user meets.
@@ -162,6 +163,12 @@ func componentFlags() []Flag {
 		{Name: "disable", Roles: RoleServer,
 			Category: "Components", Usage: "Do not install the packaged component `NAME`",
 			bind: many(component(), func(s *Server) *List[string] { return &s.Components.Disabled })},
+		{Name: "always-on", Roles: RoleServer,
+			Category: "Components", Usage: "Keep the packaged component `NAME` running while nobody uses it: traefik",
+			bind: many(choice(RestingComponents()...), func(s *Server) *List[string] { return &s.Components.AlwaysOn })},
+		{Name: "rest-after", Default: "5m", Roles: RoleServer,
+			Category: "Components", Usage: "Let a packaged component that nobody uses any more rest after `TIME`",
+			bind: one(duration(), func(s *Server) *time.Duration { return &s.Components.RestAfter })},
 		{Name: "disable-scheduler", Default: "false", Roles: RoleServer,
 			Category: "Components", Usage: "Run no kube-scheduler",
 			bind: untoggle(func(s *Server) *bool { return &s.Components.Scheduler })},

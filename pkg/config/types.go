@@ -209,6 +209,10 @@ type Components struct {
 	Agent bool
 	// Disabled are names out of [PackagedComponents].
 	Disabled List[string]
+	// AlwaysOn are names out of [RestingComponents].
+	AlwaysOn List[string]
+	// RestAfter is how long a component goes on running after its last use.
+	RestAfter time.Duration
 }
 
 // Packaged tells whether the packaged component name is to run.

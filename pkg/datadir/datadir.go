@@ -34,6 +34,9 @@ func (d Dir) LockFile() string { return d.join("lock") }
 // Helpers holds the programs out of the executable, by content hash.
 func (d Dir) Helpers() string { return d.join("data") }
 
+// Ingress holds the ingress controller's program out of the executable, likewise.
+func (d Dir) Ingress() string { return d.join("data", "ingress") }
+
 // Server is the root of the state of the control plane.
 func (d Dir) Server() string { return d.join("server") }
 
@@ -126,3 +129,6 @@ func (r Run) FlannelSubnet() string { return filepath.Join(r.root, "flannel", "s
 
 // Executable is a link to the running knarr: the bundled pods mount what it leads to.
 func (r Run) Executable() string { return filepath.Join(r.root, "exe") }
+
+// Ingress is a link to the ingress controller's program: its pods mount what it leads to.
+func (r Run) Ingress() string { return filepath.Join(r.root, "traefik") }

@@ -3,6 +3,7 @@ package server
 import (
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -12,6 +13,7 @@ import (
 	"github.com/knarr-io/knarr/manifests"
 	"github.com/knarr-io/knarr/pkg/control"
 	"github.com/knarr-io/knarr/pkg/controllers/addon"
+	"github.com/knarr-io/knarr/pkg/controllers/ingress"
 	"github.com/knarr-io/knarr/pkg/upstream/apiserver"
 )
 
@@ -22,6 +24,16 @@ func (p Plan) addons(kube *apiserver.Component, log *slog.Logger) *addon.Control
 		Config: config,
 		Client: func() (kubernetes.Interface, error) { return kubernetes.NewForConfig(config()) },
 	}, log)
+}
+
+// ingress makes the component that has the ingress controller's objects there while they are wanted.
+func (p Plan) ingress(kube *apiserver.Component, addons *addon.Controller, log *slog.Logger) *ingress.Controller {
+	return ingress.New(ingress.Config{
+		AlwaysOn:  slices.Contains(p.Components.AlwaysOn.Slice(), "traefik"),
+		RestAfter: p.Components.RestAfter,
+	}, ingress.API{
+		Config: func() *rest.Config { return kube.ClientConfig("system:knarr-controller", user.SystemPrivilegedGroup) },
+	}, func(on bool) { addons.Switch("traefik", on) }, log)
 }
 
 func (p Plan) addonConfig() addon.Config {

@@ -64,6 +64,10 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	parts.Addons = p.addons(kube, log)
 	g.Add(lifecycle.Restarted(parts.Addons, log), lifecycle.After(api), lifecycle.Optional())
 
+	if p.Components.Packaged("traefik") {
+		g.Add(lifecycle.Restarted(p.ingress(kube, parts.Addons, log), log), lifecycle.After(api), lifecycle.Optional())
+	}
+
 	shared := agent.NewShared(newClient(kube))
 	cache := g.Add(shared, lifecycle.After(api))
 	gate.open(g, shared, cache)

@@ -127,7 +127,7 @@ func (p Plan) node() agent.Node {
 	}
 	return agent.Node{
 		Common:         p.Common,
-		Cluster:        agent.Cluster{Network: p.Network, DNS: p.ClusterDNS().Slice(), KubeProxy: p.Components.KubeProxy, NetworkPolicy: p.Components.NetworkPolicy, PauseImage: pause, ServiceLB: p.Components.Packaged("servicelb")},
+		Cluster:        agent.Cluster{Network: p.Network, DNS: p.ClusterDNS().Slice(), KubeProxy: p.Components.KubeProxy, NetworkPolicy: p.Components.NetworkPolicy, PauseImage: pause, ServiceLB: p.Components.Packaged("servicelb"), Ingress: p.Components.Packaged("traefik")},
 		Name:           p.NodeName,
 		Host:           p.Host,
 		IPs:            p.nodeIPs(),
