@@ -7,12 +7,15 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/net/websocket"
 )
 
 // switchable is a health endpoint that tests turn off and on.
@@ -43,6 +46,7 @@ func (s *switchable) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 //	/headers?name= a header of the request
 //	/readyz, /healthz  200, or 503 after POST ?ok=false
 //	/exit?code= ends the process
+//	/websocket echoes
 //	/wait?for= answers after so long, e.g. 5s
 func runHTTP(ctx context.Context, args []string) error {
 	var port int
@@ -73,6 +77,7 @@ func runHTTP(ctx context.Context, args []string) error {
 		_, _ = w.Write(b)
 	})
 	mux.HandleFunc("/headers", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Header.Get(r.FormValue("name"))) })
+	mux.Handle("/websocket", websocket.Handler(func(c *websocket.Conn) { _, _ = io.Copy(c, c) }))
 	mux.Handle("/readyz", &switchable{})
 	mux.Handle("/healthz", &switchable{})
 	ctx, end := context.WithCancelCause(ctx)
