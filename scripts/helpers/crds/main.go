@@ -5,6 +5,8 @@
 //
 //	crds FILE... >manifests/traefik/NAME.yaml
 //
+// (The GatewayClass at the end of gateway-api-crds.yaml is not from there.)
+//
 // The sources are in the modules of Traefik (docs/content/reference/
 // dynamic-configuration/kubernetes-crd-definition-v1.yml) and of the Gateway API
 // (config/crd/standard), at the versions that scripts/helpers/traefik/go.mod names.
