@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/knarr-io/knarr/pkg/bundle"
 	"github.com/knarr-io/knarr/pkg/config"
+	"github.com/knarr-io/knarr/pkg/controllers/localpath"
 	"github.com/knarr-io/knarr/pkg/controllers/netpol"
 	nodecontroller "github.com/knarr-io/knarr/pkg/controllers/node"
 	"github.com/knarr-io/knarr/pkg/controllers/servicelb"
@@ -69,6 +71,10 @@ func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
 	}
 	if n.Cluster.ServiceLB {
 		g.Add(lifecycle.Restarted(n.servicePorts(api, log), log), lifecycle.After(registered), lifecycle.Optional())
+	}
+	if n.Cluster.LocalStorage {
+		keeper := localpath.NewKeeper(n.Name, cmp.Or(n.Cluster.LocalStoragePath, n.Dir.Storage()), api.Client, log)
+		g.Add(lifecycle.Restarted(keeper, log), lifecycle.After(registered), lifecycle.Optional())
 	}
 	if n.Cluster.Network.FlannelBackend != config.FlannelNone {
 		g.Add(flannel.New(n.flannel(), api.Client, api.Informers), lifecycle.After(running))

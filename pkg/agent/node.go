@@ -64,6 +64,9 @@ type Cluster struct {
 	ServiceLB bool
 	// Ingress is whether nodes have the ingress controller's program.
 	Ingress bool
+	// LocalStorage makes directories into volumes, in LocalStoragePath, or in the node's data-dir when that is "".
+	LocalStorage     bool
+	LocalStoragePath string
 }
 
 func (n Node) helpers() bundle.Layout { return bundle.Current(n.Dir.Helpers()) }

@@ -151,7 +151,8 @@ func (p plan) node(cluster config.Server) Node {
 		Cluster: Cluster{
 			Network: cluster.Network, DNS: cluster.ClusterDNS().Slice(), KubeProxy: cluster.Components.KubeProxy,
 			NetworkPolicy: cluster.Components.NetworkPolicy, ServiceLB: cluster.Components.Packaged("servicelb"), PauseImage: pause,
-			Ingress: cluster.Components.Packaged("traefik"),
+			Ingress:      cluster.Components.Packaged("traefik"),
+			LocalStorage: cluster.Components.Packaged("local-storage"), LocalStoragePath: cluster.Components.LocalStorage,
 		},
 		Name:           p.nodeName,
 		Host:           p.host,

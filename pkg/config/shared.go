@@ -30,6 +30,7 @@ func sharedFlags() []sharedFlag {
 		{"disable-kube-proxy", func(s *Server) string { return strconv.FormatBool(!s.Components.KubeProxy) }},
 		{"disable-network-policy", func(s *Server) string { return strconv.FormatBool(!s.Components.NetworkPolicy) }},
 		{"disable", func(s *Server) string { return sorted(s.Components.Disabled) }},
+		{"default-local-storage-path", func(s *Server) string { return s.Components.LocalStorage }},
 		{"system-default-registry", func(s *Server) string { return s.SystemRegistry }},
 	}
 }

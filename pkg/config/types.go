@@ -207,6 +207,9 @@ type Components struct {
 	NetworkPolicy   bool
 	// Agent is the node beside the control plane.
 	Agent bool
+	// LocalStorage is the absolute path where nodes keep local volumes; "" for
+	// the place in each node's data-dir.
+	LocalStorage string
 	// Disabled are names out of [PackagedComponents].
 	Disabled List[string]
 	// AlwaysOn are names out of [RestingComponents].

@@ -67,6 +67,9 @@ func (d Dir) Manifests() string { return d.join("server", "manifests") }
 // Static holds files that the server serves to its cluster.
 func (d Dir) Static() string { return d.join("server", "static") }
 
+// Storage is where local volumes are by default.
+func (d Dir) Storage() string { return d.join("storage") }
+
 // Agent is the root of the state of the node.
 func (d Dir) Agent() string { return d.join("agent") }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/backup"
 	"github.com/knarr-io/knarr/pkg/controllers/addon"
 	"github.com/knarr-io/knarr/pkg/controllers/etcdmember"
+	"github.com/knarr-io/knarr/pkg/controllers/localpath"
 	nodecontroller "github.com/knarr-io/knarr/pkg/controllers/node"
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
@@ -75,6 +76,10 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 		g.Add(nodecontroller.New(shared.Client, shared.Informers, log), lifecycle.After(cache))
 	}
 	g.Add(p.serviceLB(shared, log), lifecycle.After(cache), lifecycle.Optional())
+	if p.Components.Packaged("local-storage") {
+		storage := localpath.New(shared.Client, shared.Informers, log)
+		g.Add(lifecycle.Restarted(storage, log), lifecycle.After(cache), lifecycle.Optional())
+	}
 	if p.hasEtcd() {
 		g.Add(etcdmember.New(shared.Informers, store.RemoveNode, log), lifecycle.After(cache))
 	}

@@ -126,8 +126,9 @@ func (p Plan) node() agent.Node {
 		pause = p.SystemImage(bundle.PauseImage)
 	}
 	return agent.Node{
-		Common:         p.Common,
-		Cluster:        agent.Cluster{Network: p.Network, DNS: p.ClusterDNS().Slice(), KubeProxy: p.Components.KubeProxy, NetworkPolicy: p.Components.NetworkPolicy, PauseImage: pause, ServiceLB: p.Components.Packaged("servicelb"), Ingress: p.Components.Packaged("traefik")},
+		Common: p.Common,
+		Cluster: agent.Cluster{Network: p.Network, DNS: p.ClusterDNS().Slice(), KubeProxy: p.Components.KubeProxy, NetworkPolicy: p.Components.NetworkPolicy, PauseImage: pause, ServiceLB: p.Components.Packaged("servicelb"),
+			LocalStorage: p.Components.Packaged("local-storage"), LocalStoragePath: p.Components.LocalStorage, Ingress: p.Components.Packaged("traefik")},
 		Name:           p.NodeName,
 		Host:           p.Host,
 		IPs:            p.nodeIPs(),
