@@ -163,7 +163,7 @@ func (n Node) announcer(api API) lifecycle.Component {
 		if err != nil {
 			return err
 		}
-		addresses := nodecontroller.Addresses{InternalIPs: n.IPs, ExternalIPs: n.Node.ExternalIPs.Slice(), Hostname: n.Name}
+		addresses := nodecontroller.Addresses{InternalIPs: n.IPs, ExternalIPs: n.Node.ExternalIPs.Slice(), Hostname: n.Name, Runtimes: n.runtimeClasses()}
 		if err := nodecontroller.Announce(ctx, client, n.Name, addresses); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("announce the node's addresses: %w", err)
 		}

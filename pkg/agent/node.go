@@ -93,6 +93,7 @@ func (n Node) containerd() containerd.Config {
 		Shim:             helpers.Bin + "/containerd-shim-runc-v2",
 		Runc:             helpers.Bin + "/runc",
 		RuncState:        filepath.Join(n.Run.Root(), "runc"),
+		Runtimes:         n.Host.Runtimes,
 		CNIBin:           helpers.CNI,
 		CNIConfig:        n.Dir.CNIConfig(),
 		RegistryConfig:   n.Dir.RegistryConfig(),
@@ -164,6 +165,17 @@ func (n Node) runtimeEndpoint() string {
 		return n.Runtime.Endpoint
 	}
 	return "unix://" + n.Run.ContainerdSocket()
+}
+
+// runtimeClasses are those that pods on this node can choose: of an external runtime, the process knows nothing.
+func (n Node) runtimeClasses() []string {
+	var classes []string
+	if !n.Runtime.External() {
+		for _, r := range n.Host.Runtimes {
+			classes = append(classes, r.Class)
+		}
+	}
+	return classes
 }
 
 // FlexVolumes is where users of FlexVolume put their drivers; kubelet and controllers look there.

@@ -108,6 +108,7 @@ func Table() []Flag {
 // bundled manifests add their components and their files themselves.
 func PackagedComponents() []string {
 	names := append([]string{
+		"runtimes",
 		"servicelb",
 	}, manifests.Names()...)
 	slices.Sort(names)

@@ -205,6 +205,7 @@ type Components struct {
 	CloudController bool
 	KubeProxy       bool
 	NetworkPolicy   bool
+	HelmController  bool
 	// Agent is the node beside the control plane.
 	Agent bool
 	// LocalStorage is the absolute path where nodes keep local volumes; "" for

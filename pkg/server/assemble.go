@@ -83,6 +83,10 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	if p.hasEtcd() {
 		g.Add(etcdmember.New(shared.Informers, store.RemoveNode, log), lifecycle.After(cache))
 	}
+	g.Add(p.runtimeClasses(shared, log), lifecycle.After(cache), lifecycle.Optional())
+	if p.Components.HelmController {
+		g.Add(p.helm(kube, shared, log), lifecycle.After(cache), lifecycle.Optional())
+	}
 	if !p.Components.Agent {
 		return parts, nil
 	}

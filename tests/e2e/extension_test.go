@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -46,20 +47,29 @@ func (e *env) serveTLS(role string, args ...string) (ca []byte) {
 // certificates makes a CA and a certificate for one name, in PEM.
 func (e *env) certificates(name string) (ca, cert, key []byte) {
 	e.t.Helper()
+	return certificatesFor(e.t, name)
+}
+
+// certificatesFor makes a CA and a certificate for one name or address, in PEM.
+func certificatesFor(t *testing.T, name string) (ca, cert, key []byte) {
+	t.Helper()
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	e.must(err)
+	must(t, err)
 	caCert := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	e.must(err)
+	must(t, err)
 	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, NotBefore: caCert.NotBefore, NotAfter: caCert.NotAfter,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	caDER, err := x509.CreateCertificate(rand.Reader, caCert, caCert, caKey.Public(), caKey)
-	e.must(err)
+	must(t, err)
+	if ip := net.ParseIP(name); ip != nil {
+		leaf.DNSNames, leaf.IPAddresses = nil, []net.IP{ip}
+	}
 	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, caCert, leafKey.Public(), caKey)
-	e.must(err)
+	must(t, err)
 	keyDER, err := x509.MarshalECPrivateKey(leafKey)
-	e.must(err)
+	must(t, err)
 	block := func(kind string, der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}) }
 	return block("CERTIFICATE", caDER), block("CERTIFICATE", leafDER), block("EC PRIVATE KEY", keyDER)
 }

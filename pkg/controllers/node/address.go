@@ -22,6 +22,9 @@ const (
 	AnnotationHostname    = "knarr.io/hostname"
 )
 
+// LabelRuntime and the name of a RuntimeClass are the label of the nodes that have that runtime; its value is "true".
+const LabelRuntime = "runtime.knarr.io/"
+
 // sources are where the addresses of a node come from, in the order of status.addresses: clients take the first
 // address of the type they prefer.
 func sources() []source {
@@ -119,7 +122,7 @@ func reachable(list []corev1.NodeAddress) bool {
 	return slices.ContainsFunc(list, func(a corev1.NodeAddress) bool { return a.Type == corev1.NodeInternalIP })
 }
 
-// Addresses are what a node announces about itself. What is empty is not announced, except for the host name: that is
+// Addresses are what a node announces about itself, and the runtimes it has. What is empty is not announced, except for the host name: that is
 // then the node's name.
 type Addresses struct {
 	// InternalIPs are those other nodes reach this one at, ExternalIPs those the outside does; the preferred family
@@ -129,6 +132,22 @@ type Addresses struct {
 	InternalDNS, ExternalDNS []string
 	// Hostname is the host's name; it may differ from the node's.
 	Hostname string
+	// Runtimes are the RuntimeClasses that the node offers, each a label: [LabelRuntime].
+	Runtimes []string
+}
+
+// labels has those of the runtimes that the node offers and, as "", those that has has and should not.
+func (a Addresses) labels(has map[string]string) map[string]string {
+	want := map[string]string{}
+	for key := range has {
+		if strings.HasPrefix(key, LabelRuntime) {
+			want[key] = ""
+		}
+	}
+	for _, class := range a.Runtimes {
+		want[LabelRuntime+class] = "true"
+	}
+	return want
 }
 
 // annotations has every annotation of ours, those not announced as "".

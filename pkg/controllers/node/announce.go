@@ -20,8 +20,8 @@ import (
 )
 
 // Announce waits until the kubelet has registered the node and then puts its addresses into its annotations, for the
-// [Controller] on a server. It runs on the node's side and needs no more than a kubelet's rights: to get, watch and
-// patch its own Node. Annotations of ours that an earlier configuration left and this one does not have are removed;
+// [Controller] on a server, and its runtimes into its labels. It runs on the node's side and needs no more than a kubelet's rights: to get, watch and
+// patch its own Node. Those of ours that an earlier configuration left and this one does not have are removed;
 // when all is as it should be, nothing is written.
 //
 // It tries again while the API is away, so the only errors are that ctx ended and that the API refuses.
@@ -32,7 +32,7 @@ func Announce(ctx context.Context, client kubernetes.Interface, nodeName string,
 		if err != nil {
 			return false, err
 		}
-		patch, err := annotate(node, want)
+		patch, err := annotate(node, want, a.labels(node.Labels))
 		if err != nil || patch == nil {
 			return true, err
 		}
@@ -70,12 +70,31 @@ func await(ctx context.Context, client kubernetes.Interface, nodeName string) (*
 	return event.Object.(*corev1.Node), nil // as the condition has seen
 }
 
-// annotate makes the merge patch that gives node the annotations; nil when it has them. A merge patch touches only
-// the keys it names, so it conflicts with nobody.
-func annotate(node *corev1.Node, want map[string]string) ([]byte, error) {
+// annotate makes the merge patch that gives node the annotations and labels; nil when it has them. A merge patch touches
+// only the keys it names, so it conflicts with nobody.
+func annotate(node *corev1.Node, annotations, labels map[string]string) ([]byte, error) {
+	metadata := map[string]any{}
+	if c := changes(node.Annotations, annotations); len(c) > 0 {
+		metadata["annotations"] = c
+	}
+	if c := changes(node.Labels, labels); len(c) > 0 {
+		metadata["labels"] = c
+	}
+	if len(metadata) == 0 {
+		return nil, nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": metadata})
+	if err != nil {
+		return nil, fmt.Errorf("encode the annotations of node %s: %w", node.Name, err)
+	}
+	return patch, nil
+}
+
+// changes are the keys whose text is another; nil takes a key away, as "" in want does.
+func changes(has, want map[string]string) map[string]*string {
 	change := make(map[string]*string)
 	for key, text := range want {
-		old, there := node.Annotations[key]
+		old, there := has[key]
 		switch {
 		case text == "" && there:
 			change[key] = nil
@@ -83,12 +102,5 @@ func annotate(node *corev1.Node, want map[string]string) ([]byte, error) {
 			change[key] = &text
 		}
 	}
-	if len(change) == 0 {
-		return nil, nil
-	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": change}})
-	if err != nil {
-		return nil, fmt.Errorf("encode the annotations of node %s: %w", node.Name, err)
-	}
-	return patch, nil
+	return change
 }

@@ -50,6 +50,26 @@ func TestAnnounce(t *testing.T) {
 	}
 }
 
+// Runtimes come and go with what is installed; other labels stay.
+func TestAnnounceRuntimes(t *testing.T) {
+	client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{LabelRuntime + "kata": "true", LabelRuntime + "crun": "true", "other": "stays"}}})
+	for range 2 {
+		if err := Announce(t.Context(), client, "a", Addresses{Runtimes: []string{"crun", "spin"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, err := client.CoreV1().Nodes().Get(t.Context(), "a", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := map[string]string{LabelRuntime + "crun": "true", LabelRuntime + "spin": "true", "other": "stays"}; !maps.Equal(n.Labels, want) {
+		t.Errorf("labels are %v, want %v", n.Labels, want)
+	}
+	if got := count(client, "patch"); got != 1 {
+		t.Errorf("%d patches for two announcements of the same", got)
+	}
+}
+
 func count(client *fake.Clientset, verb string) (n int) {
 	for _, a := range client.Actions() {
 		if a.Matches(verb, "nodes") {

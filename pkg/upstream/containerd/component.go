@@ -48,10 +48,34 @@ func (c *Component) Prepare(context.Context) error {
 			return fmt.Errorf("make containerd directory: %w", err)
 		}
 	}
+	files, err := c.dropIns()
+	if err != nil {
+		return err
+	}
+	if err := c.config.checkDefaultRuntime(files); err != nil {
+		return err
+	}
 	if _, err := atomicfile.WriteIfChanged(c.config.ConfigFile, text, 0o600); err != nil {
 		return fmt.Errorf("write containerd configuration: %w", err)
 	}
 	return nil
+}
+
+// dropIns reads the user's own files.
+func (c *Component) dropIns() (map[string][]byte, error) {
+	names, err := filepath.Glob(c.config.DropIns)
+	if err != nil {
+		return nil, fmt.Errorf("list containerd configuration %s: %w", c.config.DropIns, err)
+	}
+	files := map[string][]byte{}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("read containerd configuration: %w", err)
+		}
+		files[name] = text
+	}
+	return files, nil
 }
 
 // Run follows cmd/containerd/command/main.go:125 (Action) without its signal handler. It is ready when all plugins

@@ -9,11 +9,16 @@ package containerd
 
 import (
 	"fmt"
+	"maps"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/version"
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/knarr-io/knarr/pkg/upstream/host"
 )
 
 // Config is what containerd needs to know. All paths are absolute.
@@ -31,7 +36,9 @@ type Config struct {
 	// Shim and Runc are paths that stay valid when knarr is upgraded, because containerd remembers them for each pod.
 	Shim, Runc string
 	// RuncState is where runc keeps what it knows of containers.
-	RuncState         string
+	RuncState string
+	// Runtimes are the host's, beside runc.
+	Runtimes          []host.Runtime
 	CNIBin, CNIConfig string // directories
 	RegistryConfig    string // certs.d
 	SystemdCgroups    bool
@@ -119,13 +126,61 @@ func (c Config) runtime() table {
 		"disable_apparmor":                       c.DisableApparmor,
 		"device_ownership_from_security_context": c.NonrootDevices,
 		"cni":                                    table{"bin_dirs": []string{c.CNIBin}, "conf_dir": c.CNIConfig},
-		"containerd": table{
-			"default_runtime_name": c.DefaultRuntime,
-			"runtimes": table{"runc": table{
-				"runtime_type": "io.containerd.runc.v2",
-				"runtime_path": c.Shim,
-				"options":      table{"BinaryName": c.Runc, "Root": c.RuncState, "SystemdCgroup": c.SystemdCgroups},
-			}},
-		},
+		"containerd":                             table{"default_runtime_name": c.DefaultRuntime, "runtimes": c.runtimes()},
 	}
+}
+
+// runtimes are runc and those of the host, by their handlers.
+func (c Config) runtimes() table {
+	all := table{"runc": c.driven(c.Runc, c.RuncState)}
+	for _, r := range c.Runtimes {
+		if !r.OwnShim {
+			all[r.Handler] = c.driven(r.Program, filepath.Join(filepath.Dir(c.RuncState), r.Handler))
+			continue
+		}
+		t := table{"runtime_type": r.Type, "runtime_path": r.Program}
+		if r.Machine { // the host's devices mean nothing there; annotations configure the machine
+			t["privileged_without_host_devices"] = true
+			t["pod_annotations"] = []string{"io.katacontainers.*"}
+		}
+		all[r.Handler] = t
+	}
+	return all
+}
+
+// driven is an OCI runtime that knarr's own shim runs, with its state in a directory of its own.
+func (c Config) driven(program, state string) table {
+	return table{
+		"runtime_type": "io.containerd.runc.v2",
+		"runtime_path": c.Shim,
+		"options":      table{"BinaryName": program, "Root": state, "SystemdCgroup": c.SystemdCgroups},
+	}
+}
+
+// checkDefaultRuntime keeps containerd from starting without its CRI plugin, which is what it does when the default
+// runtime is not configured. dropIns are the contents of the user's own files by their names.
+func (c Config) checkDefaultRuntime(dropIns map[string][]byte) error {
+	names := slices.Sorted(maps.Keys(c.runtimes()))
+	for name, text := range dropIns {
+		var file struct {
+			Plugins map[string]struct {
+				Containerd struct {
+					Default  string         `toml:"default_runtime_name"`
+					Runtimes map[string]any `toml:"runtimes"`
+				} `toml:"containerd"`
+			} `toml:"plugins"`
+		}
+		if err := toml.Unmarshal(text, &file); err != nil {
+			return fmt.Errorf("read containerd configuration %s: %w", name, err)
+		}
+		cri := file.Plugins["io.containerd.cri.v1.runtime"].Containerd
+		if cri.Default != "" { // the user's own business
+			return nil
+		}
+		names = slices.AppendSeq(names, maps.Keys(cri.Runtimes))
+	}
+	if !slices.Contains(names, c.DefaultRuntime) {
+		return fmt.Errorf("use the default runtime %q: it is not installed; on this host there are %s", c.DefaultRuntime, strings.Join(names, ", "))
+	}
+	return nil
 }

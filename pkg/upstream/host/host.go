@@ -37,6 +37,8 @@ type Host struct {
 	OpenFiles uint64
 	// ConntrackWritable is true when connection tracking limits can be changed from here.
 	ConntrackWritable bool
+	// Runtimes are the container runtimes that are installed beside knarr's own.
+	Runtimes []Runtime
 }
 
 // Find looks at the machine that the process runs on.
@@ -66,6 +68,7 @@ func Find() (Host, error) {
 	h.NFTables = nftGeneration() == nil
 	h.AppArmor = appArmor()
 	h.ConntrackWritable = unix.Access("/proc/sys/net/netfilter/nf_conntrack_max", unix.W_OK) == nil && inInitialNetworkNamespace()
+	h.Runtimes = runtimesIn(append(filepath.SplitList(os.Getenv("PATH")), runtimePlaces()...))
 	return h, nil
 }
 

@@ -1,0 +1,19 @@
+package server
+
+import (
+	"log/slog"
+
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/rest"
+
+	"github.com/knarr-io/knarr/pkg/agent"
+	"github.com/knarr-io/knarr/pkg/controllers/helm"
+	"github.com/knarr-io/knarr/pkg/lifecycle"
+	"github.com/knarr-io/knarr/pkg/upstream/apiserver"
+)
+
+// helm is the Helm controller. It may do everything, since a chart may contain anything.
+func (p Plan) helm(kube *apiserver.Component, s agent.Shared, log *slog.Logger) lifecycle.Component {
+	access := func() *rest.Config { return kube.ClientConfig("system:knarr-controller", user.SystemPrivilegedGroup) }
+	return lifecycle.Restarted(helm.New(helm.Config{Static: p.Dir.Static()}, access, s.Client, log), log)
+}
