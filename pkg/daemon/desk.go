@@ -72,7 +72,9 @@ func (d *desk) settle(ctx context.Context) {
 		return
 	case <-timer.C:
 	}
-	globals.ReleaseMemory()
+	if err := globals.ReleaseMemory(); err != nil {
+		d.log.Debug("not all memory that the start needed was given back", "error", err)
+	}
 }
 
 func (d *desk) status() control.Status {
