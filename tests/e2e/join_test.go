@@ -298,8 +298,28 @@ func (j *joined) reimaged() {
 	}
 	_, err = j.server.Command(j.ctx, "token", "allow-node", j.agent.Host.Name())
 	j.must(err)
-	j.start(line)
+	j.install(line)
 	j.mustKubectl("delete", "pod", "guest", "--ignore-not-found", "--grace-period=1")
 	j.startPod(j.guest())
 	j.works()
+}
+
+// install makes the agent a service with install.sh, told where to go by its environment alone.
+func (j *joined) install(line []string) {
+	j.t.Helper()
+	h := j.agent.Host
+	j.must(h.CopyIn(filepath.Join(suite.root, "install.sh"), "/opt/knarr/install.sh", 0o755))
+	j.must(h.CopyIn(suite.binary, "/opt/knarr/knarr", 0o755))
+	j.must(h.WriteFile(cluster.ConfigFile, []byte(j.agent.Config), 0o600))
+	ctx, cancel := context.WithTimeout(j.ctx, patience)
+	defer cancel()
+	began := time.Now()
+	out, err := h.Run(ctx, lab.Cmd{Args: []string{"/opt/knarr/install.sh"}, Env: []string{
+		"INSTALL_KNARR_BIN=/opt/knarr/knarr", "KNARR_URL=" + line[1], "KNARR_TOKEN=" + line[3],
+	}})
+	if err != nil {
+		j.t.Fatalf("install.sh: %v\n%s", err, out)
+	}
+	j.nodeReady(began)
+	j.t.Logf("node Ready %.1f s after the start of install.sh", time.Since(began).Seconds())
 }
