@@ -13,7 +13,9 @@ import (
 
 	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/join"
+	"github.com/knarr-io/knarr/pkg/loadbalancer"
 	"github.com/knarr-io/knarr/pkg/pki"
+	"github.com/knarr-io/knarr/pkg/tunnel"
 )
 
 const (
@@ -30,6 +32,9 @@ type member struct {
 	// known is what the server said, now or last time; cluster is the same as a configuration.
 	known   join.Cluster
 	cluster config.Server
+	// lb and tunnelClient are the way to the servers, once assembled.
+	lb           *loadbalancer.Balancer
+	tunnelClient *tunnel.Client
 }
 
 // join makes the machine a member: it fetches what members have in common and has its certificates signed. A machine

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/knarr-io/knarr/pkg/control"
 	"github.com/knarr-io/knarr/pkg/join"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/loadbalancer"
@@ -26,7 +27,9 @@ import (
 func (m *member) assemble(g *lifecycle.Group, base lifecycle.Ref, log *slog.Logger) error {
 	lb := loadbalancer.New(loadbalancer.Config{Listen: m.balancer(), Default: m.server.Host, Servers: m.known.Servers}, log)
 	api := g.Add(lb, lifecycle.After(base))
-	g.Add(m.tunnels(lb, log), lifecycle.After(api))
+	tunnels := m.tunnels(lb, log)
+	g.Add(tunnels, lifecycle.After(api))
+	m.lb, m.tunnelClient = lb, tunnels
 	g.Add(renewal{pki.NewRenewerOf(m.renew, log, nil)}, lifecycle.After(api))
 
 	own, err := m.clientset(pki.KubeletClient)
@@ -71,11 +74,25 @@ func (r renewal) Name() string                                { return r.r.Name(
 func (r renewal) Run(ctx context.Context, ready func()) error { return r.r.Run(ctx, ready) }
 func (r renewal) Check(ctx context.Context) error             { return r.r.Check(ctx) }
 
-func (m *member) tunnels(lb *loadbalancer.Balancer, log *slog.Logger) lifecycle.Component {
+func (m *member) tunnels(lb *loadbalancer.Balancer, log *slog.Logger) *tunnel.Client {
 	return tunnel.NewClient(tunnel.Config{
 		Path: join.PathTunnel, TLS: m.serverTLS, Servers: lb.Servers, Default: lb.Default(),
 		Dial: m.dialHere, Up: lb.Up, Down: lb.Down,
 	}, log)
+}
+
+// status says which servers there are, and what is between them and this node.
+func (m *member) status(_ context.Context, s *control.Status) {
+	if m.lb == nil {
+		return // still joining
+	}
+	servers, _ := m.lb.Servers()
+	if !slices.Contains(servers, m.lb.Default()) && m.tunnelClient.Connected(m.lb.Default()) {
+		servers = append(servers, m.lb.Default())
+	}
+	for _, address := range servers {
+		s.Servers = append(s.Servers, control.ServerLink{Address: address, Tunnel: m.tunnelClient.Connected(address), Used: m.lb.Current() == address})
+	}
 }
 
 // dialHere connects a server to what it may ask for: this node's addresses, and pods.

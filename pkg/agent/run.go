@@ -57,6 +57,7 @@ func Run(ctx context.Context, c config.Agent, proc daemon.Process) error {
 		Dir: p.dir, Run: p.run, Host: p.host, Boot: p.boot(proc.Start),
 		OOMScoreAdj: p.host.LowestOOMScoreAdj(OOMScoreAdj),
 		Join:        m.join,
+		Status:      m.status,
 		Assemble: func(g *lifecycle.Group, base lifecycle.Ref, log *slog.Logger) error {
 			return m.assemble(g, base, log)
 		},

@@ -50,12 +50,23 @@ type Status struct {
 	// Ready is when every component was first ready; nil until then.
 	Ready *time.Time `json:"ready,omitempty"`
 	// Stopping is set from the moment the process was asked to stop.
-	Stopping  bool       `json:"stopping,omitempty"`
-	Datastore *Datastore `json:"datastore,omitempty"`
+	Stopping bool `json:"stopping,omitempty"`
+	// Servers are those of an agent's cluster.
+	Servers   []ServerLink `json:"servers,omitempty"`
+	Datastore *Datastore   `json:"datastore,omitempty"`
 	// Addons are the manifests that the server applies; nil where there are none.
 	Addons *Addons `json:"addons,omitempty"`
 	// Components in the order in which they start.
 	Components []lifecycle.Status `json:"components"`
+}
+
+// ServerLink is a server as an agent knows it.
+type ServerLink struct {
+	Address string `json:"address"`
+	// Tunnel is whether the server can open connections to this node.
+	Tunnel bool `json:"tunnel"`
+	// Used is whether this node's own requests go to it.
+	Used bool `json:"used,omitempty"`
 }
 
 // Datastore tells where the cluster's objects are.

@@ -78,6 +78,13 @@ func (b *Balancer) Servers() ([]string, <-chan struct{}) {
 	return slices.Clone(b.servers), b.changed
 }
 
+// Current is the server that served last; empty when it has died since.
+func (b *Balancer) Current() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.current
+}
+
 // Default is the server that the user named.
 func (b *Balancer) Default() string { return b.config.Default }
 

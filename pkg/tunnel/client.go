@@ -55,13 +55,14 @@ type Client struct {
 	log    *slog.Logger
 
 	mu      sync.Mutex
-	open    int           // tunnels to config.Servers
-	changed chan struct{} // closed and replaced when open changes
+	all     map[string]bool // the servers to which there is a tunnel
+	open    int             // tunnels to config.Servers
+	changed chan struct{}   // closed and replaced when open changes
 }
 
 // NewClient makes the component.
 func NewClient(c Config, log *slog.Logger) *Client {
-	return &Client{config: c, log: log, changed: make(chan struct{})}
+	return &Client{config: c, log: log, all: make(map[string]bool), changed: make(chan struct{})}
 }
 
 // Name is "server-tunnels".
@@ -121,16 +122,25 @@ func (c *Client) count() (int, <-chan struct{}) {
 
 // opened counts a tunnel, unless it stands in for those to the servers that are known, and returns what takes it back.
 func (c *Client) opened(server string) (ended func()) {
-	if listed, _ := c.config.Servers(); !slices.Contains(listed, server) {
-		return func() {}
+	n := 0
+	if listed, _ := c.config.Servers(); slices.Contains(listed, server) {
+		n = 1
 	}
-	c.add(1)
-	return func() { c.add(-1) }
+	c.add(server, true, n)
+	return func() { c.add(server, false, -n) }
 }
 
-func (c *Client) add(n int) {
+// Connected reports whether there is a tunnel to server.
+func (c *Client) Connected(server string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.all[server]
+}
+
+func (c *Client) add(server string, there bool, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all[server] = there
 	c.open += n
 	close(c.changed)
 	c.changed = make(chan struct{})

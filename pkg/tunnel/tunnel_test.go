@@ -158,6 +158,9 @@ func TestConnectionsThroughTheTunnel(t *testing.T) {
 		})
 	}
 	all.Wait()
+	if !r.client.Connected(r.http.Listener.Addr().String()) || r.client.Connected("192.0.2.1:6443") {
+		t.Error("the agent does not know where it is connected to")
+	}
 	if !r.server.Connected("n1") || r.server.Connected("n2") {
 		t.Error("the server does not know who is connected")
 	}

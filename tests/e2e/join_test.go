@@ -107,7 +107,7 @@ func (j *joined) pasted() {
 	})
 	out, err := j.agent.Command(j.ctx, "status")
 	j.must(err)
-	for _, want := range []string{"agent", "load-balancer", "server-tunnels", "kubelet", "flannel"} {
+	for _, want := range []string{"agent", j.server.Host.Addr().String() + ":6443 (tunnel, in use)", "load-balancer", "server-tunnels", "kubelet", "flannel"} {
 		if !strings.Contains(out, want) {
 			j.t.Errorf("knarr status on an agent does not show %s:\n%s", want, out)
 		}
@@ -119,7 +119,7 @@ func (j *joined) closed() {
 	for _, rule := range [][]string{
 		{"add", "table", "inet", "closed"},
 		{"add", "chain", "inet", "closed", "input", "{ type filter hook input priority -300; }"},
-		{"add", "rule", "inet", "closed", "input", "iifname != lo", "tcp", "dport", "10250", "drop"},
+		{"add", "rule", "inet", "closed", "input", "iifname", "eth0", "ct", "state", "new", "drop"},
 	} {
 		_, err := j.agent.Host.Exec(j.ctx, append([]string{"nft"}, rule...)...)
 		j.must(err)
