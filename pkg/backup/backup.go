@@ -197,6 +197,11 @@ type File struct {
 // Name returns the name for a backup made at a time.
 func Name(t time.Time) string { return "knarr-" + t.UTC().Format("20060102T150405Z") + fileSuffix }
 
+// isName tells whether a file is called as a backup is.
+func isName(name string) bool {
+	return filepath.Base(name) == name && strings.HasPrefix(name, "knarr-") && strings.HasSuffix(name, fileSuffix)
+}
+
 // List returns the backups in a directory, the newest first. A directory that is not there has none.
 func List(dir string) ([]File, error) {
 	entries, err := os.ReadDir(dir)

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -185,11 +186,55 @@ func (r *Remote) Prune(ctx context.Context, keep int) ([]string, error) {
 		return nil, err
 	}
 	for i, name := range names[keep:] {
-		if err := r.client.RemoveObject(ctx, r.s.Bucket, r.key(name), minio.RemoveObjectOptions{}); err != nil {
-			return names[keep : keep+i], fmt.Errorf("prune backups in S3: %w", err)
+		if err := r.remove(ctx, name); err != nil {
+			return names[keep : keep+i], fmt.Errorf("prune backups: %w", err)
 		}
 	}
 	return names[keep:], nil
+}
+
+// Delete removes a backup, by its name, from a directory and, when s is not nil, from S3, and returns where it was. One
+// that is in neither is an error.
+func Delete(ctx context.Context, dir string, s *S3, name string) (where []string, err error) {
+	if !isName(name) {
+		return nil, fmt.Errorf("delete backup: %q is not the name of a backup", name)
+	}
+	file := filepath.Join(dir, name)
+	switch err := os.Remove(file); {
+	case err == nil:
+		where = append(where, file)
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("delete backup: %w", err)
+	}
+	if s != nil {
+		r, err := NewRemote(*s)
+		if err != nil {
+			return where, err
+		}
+		names, err := r.List(ctx)
+		if err != nil {
+			return where, err
+		}
+		if slices.Contains(names, name) {
+			if err := r.remove(ctx, name); err != nil {
+				return where, err
+			}
+			where = append(where, "s3://"+path.Join(s.Bucket, r.key(name)))
+		}
+	}
+	if len(where) == 0 {
+		return nil, fmt.Errorf("delete backup: there is no %s", name)
+	}
+	return where, nil
+}
+
+func (r *Remote) remove(ctx context.Context, name string) error {
+	ctx, cancel := r.s.bound(ctx)
+	defer cancel()
+	if err := r.client.RemoveObject(ctx, r.s.Bucket, r.key(name), minio.RemoveObjectOptions{}); err != nil {
+		return fmt.Errorf("remove backup %s from S3: %w", name, err)
+	}
+	return nil
 }
 
 // Send uploads a backup and then keeps only the newest there; keep 0 keeps all.

@@ -141,6 +141,31 @@ func TestS3KeepsListsFetchesAndPrunes(t *testing.T) {
 	}
 }
 
+func TestDelete(t *testing.T) {
+	f := &fakeS3{objects: map[string][]byte{}}
+	r := newRemote(t, f)
+	dir := t.TempDir()
+	here, both := Name(time.Unix(1e9, 0)), Name(time.Unix(2e9, 0))
+	for _, name := range []string{here, both} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.objects["cluster/one/"+both] = []byte("x")
+	for _, c := range []struct {
+		name string
+		want int
+	}{{here, 1}, {both, 2}, {both, 0}, {"../notes", 0}} {
+		where, err := Delete(t.Context(), dir, &r.s, c.name)
+		if len(where) != c.want || (err == nil) != (c.want > 0) {
+			t.Errorf("delete %s: %v, %v; want %d places", c.name, where, err, c.want)
+		}
+	}
+	if left, err := List(dir); err != nil || len(left) != 0 || len(f.objects) != 0 {
+		t.Errorf("left: %v, %v, %v", left, f.objects, err)
+	}
+}
+
 func TestS3FailuresAreErrors(t *testing.T) {
 	r := newRemote(t, &fakeS3{fail: true})
 	file := filepath.Join(t.TempDir(), Name(time.Now()))

@@ -63,6 +63,7 @@ func newApp(env Env, notify sdnotify.Notifier) *cli.App {
 			tokenCommand(env),
 			datastoreCommand(env),
 			backupCommand(env),
+			snapshotCommand(env),
 			restoreCommand(env),
 			stopCommand(env),
 			checkConfigCommand(env),

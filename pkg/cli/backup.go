@@ -65,6 +65,10 @@ func backupCommand(env Env) *cli.Command {
 				Flags: conf.flags(), Action: backupAction(env, conf, listBackups),
 			},
 			{
+				Name: "delete", Usage: "Remove backups by name, in the directory of backups and, with --s3, in the bucket", ArgsUsage: "NAME...",
+				Flags: conf.flags(), Action: func(c *cli.Context) error { return deleteBackups(env, c, conf) },
+			},
+			{
 				Name: "prune", Usage: "Remove all but the newest backups, as --retention and --s3-retention say",
 				Flags: conf.flags(), Action: backupAction(env, conf, pruneBackups),
 			},
@@ -134,6 +138,37 @@ func pruneBackups(ctx context.Context, env Env, s config.Server) error {
 		return failf("%w", err)
 	}
 	return nil
+}
+
+// deleteBackups removes the backups that are named, of which each must be somewhere.
+func deleteBackups(env Env, c *cli.Context, conf settings) error {
+	if c.NArg() == 0 {
+		return usagef("delete: want the names of backups, as `knarr backup list` shows them")
+	}
+	s, err := conf.load(c)
+	if err != nil {
+		return err
+	}
+	for _, name := range c.Args().Slice() {
+		where, err := backup.Delete(c.Context, s.BackupDir(), server.BackupS3(s), path.Base(name))
+		if err != nil {
+			return failf("%w", err)
+		}
+		if err := printText(env, "removed "+strings.Join(where, " and ")+"\n"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// snapshotCommand is k3s's name for the backups of a server.
+func snapshotCommand(env Env) *cli.Command {
+	c := backupCommand(env)
+	save := &cli.Command{Name: "save", Usage: "Make a backup now", Flags: c.Flags, Action: c.Action}
+	c.Name, c.Usage, c.Hidden = "etcd-snapshot", "The name that k3s has for `knarr backup`", true
+	c.Flags, c.Action = nil, func(c *cli.Context) error { return usagef("etcd-snapshot: want save, list, delete, prune or verify") }
+	c.Subcommands = append([]*cli.Command{save}, c.Subcommands...)
+	return c
 }
 
 func printText(env Env, text string) error {

@@ -143,8 +143,8 @@ func printJSON(env Env, v any) error {
 func migrateCommand(env Env, conf settings) *cli.Command {
 	flags := conf.flags(&cli.StringFlag{
 		Name: "to", Required: true,
-		Usage: "`URL` of the new datastore, as for --datastore-endpoint, or sqlite:// for SQLite in --to-dir",
-	}, &cli.StringFlag{Name: "to-dir", Usage: "`DIR` for a new SQLite database; the data directory's own when not given"})
+		Usage: "`URL` of the new datastore, as for --datastore-endpoint, or sqlite:// or etcd-embedded:// for one in --to-dir",
+	}, &cli.StringFlag{Name: "to-dir", Usage: "`DIR` for a new database; the data directory's own when not given"})
 	for _, name := range []string{"cafile", "certfile", "keyfile"} {
 		flags = append(flags, &cli.StringFlag{Name: "to-" + name, Usage: "`FILE`: as --datastore-" + name + ", of the new datastore"})
 	}
@@ -152,15 +152,12 @@ func migrateCommand(env Env, conf settings) *cli.Command {
 		Name:  "migrate",
 		Usage: "Copy everything into another, empty datastore and verify it",
 		Description: "Servers must be stopped. The old store stays as it is; afterwards start the server with the new\n" +
-			"--datastore-endpoint, or without one for SQLite.",
+			"--datastore-endpoint, or without one for SQLite and etcd in the data directory.",
 		Flags: flags,
 		Action: storeAction(env, conf, func(ctx context.Context, env Env, c *cli.Context, config datastore.Config, log *slog.Logger) error {
 			to := datastore.Config{
-				Endpoint: c.String("to"), Dir: c.String("to-dir"),
+				Endpoint: c.String("to"), Dir: c.String("to-dir"), Etcd: config.Etcd,
 				CAFile: c.String("to-cafile"), CertFile: c.String("to-certfile"), KeyFile: c.String("to-keyfile"),
-			}
-			if to.Endpoint == "sqlite://" {
-				to.Endpoint = ""
 			}
 			if to.Dir == "" {
 				to.Dir = config.Dir
@@ -169,10 +166,18 @@ func migrateCommand(env Env, conf settings) *cli.Command {
 			if err != nil {
 				return failf("%w", err)
 			}
+			aside, err := datastore.PutAside(config, to)
+			if err != nil {
+				return failf("the new datastore is complete and verified, but the old one is in its way: %w", err)
+			}
 			if err := printJSON(env, sum); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(env.Stderr, "Verified. The old datastore was not changed.")
+			note := "Verified. The old datastore was not changed."
+			if aside != "" {
+				note = "Verified. The old datastore is in " + aside + " now."
+			}
+			_, err = fmt.Fprintln(env.Stderr, note)
 			return err
 		}),
 	}

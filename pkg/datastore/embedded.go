@@ -148,6 +148,27 @@ func (c *Component) leaveSQLite(ctx context.Context) error {
 	return nil
 }
 
+// PutAside moves a store away that a server would take before the one it was migrated to, since both are in its data
+// directory: the server chooses by what is there. It returns where it is then; empty when it stays.
+func PutAside(from, to Config) (string, error) {
+	if from.Dir != to.Dir || !engineFor(from.Endpoint).local || !engineFor(to.Endpoint).local {
+		return "", nil
+	}
+	stamp := ".migrated-" + time.Now().UTC().Format("20060102T150405Z")
+	switch engineFor(from.Endpoint).name {
+	case engineEmbeddedEtcd:
+		aside := from.etcdDir() + stamp
+		if err := os.Rename(from.etcdDir(), aside); err != nil {
+			return "", fmt.Errorf("put etcd's data aside: %w", err)
+		}
+		return aside, syncDir(from.Dir)
+	case engineSQLite:
+		aside := filepath.Join(from.Dir, "sqlite"+stamp)
+		return aside, retire(aside, filepath.Join(from.Dir, sqlite.FileName()))
+	}
+	return "", nil
+}
+
 // findSQLite names the SQLite database in a directory, ours or k3s's; empty when there is none.
 func findSQLite(dir string) (string, error) {
 	for _, name := range []string{sqlite.FileName(), "state.db"} {

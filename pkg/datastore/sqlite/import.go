@@ -30,8 +30,10 @@ type Importer struct {
 
 // NewImporter begins to make a store in dir, which must not have one.
 func NewImporter(dir string) (_ *Importer, err error) {
-	if _, err := os.Stat(filepath.Join(dir, fileName)); !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("import into %s: there is a database already (%v): move it away", dir, err)
+	if _, err := os.Stat(filepath.Join(dir, fileName)); err == nil {
+		return nil, fmt.Errorf("import into %s: the new store is not empty: there is a database already, move it away", dir)
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("import into %s: %w", dir, err)
 	}
 	im := &Importer{dir: dir, path: filepath.Join(dir, fileName+importSuffix)}
 	if err := removeDatabase(im.path); err != nil {
