@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
@@ -45,6 +46,8 @@ const (
 	// progressInterval is how often idle watches are told the revision, as Kubernetes asks for (kubernetes v1.37.1
 	// cmd/kubeadm/app/phases/etcd/local.go, watch-progress-notify-interval).
 	progressInterval = 5 * time.Second
+	// slowRequest is what etcd warns of. Its own 100 ms are common while a small machine starts.
+	slowRequest = time.Second
 	// quorumNotice is after how long, and then how often, a member that finds no quorum says so.
 	quorumNotice = 15 * time.Second
 )
@@ -89,6 +92,7 @@ type Member struct {
 	log    *slog.Logger
 	etcd   *embed.Etcd
 
+	closing   atomic.Bool
 	fatalOnce sync.Once
 	fatal     chan struct{}
 	fatalErr  error
@@ -147,6 +151,7 @@ func (m *Member) embedConfig() (*embed.Config, error) {
 	cfg.QuotaBackendBytes = quotaBytes
 	cfg.WatchProgressNotifyInterval = progressInterval
 	cfg.EnableGRPCGateway = false
+	cfg.WarningApplyDuration, cfg.WarningUnaryRequestDuration = slowRequest, slowRequest
 	cfg.ForceNewCluster = m.config.ForceNewCluster
 	// The apiserver compacts. Members that differ are found at the start and after each compaction.
 	cfg.AutoCompactionRetention = "0"
@@ -283,9 +288,12 @@ func (m *Member) Watch(stop <-chan struct{}) {
 }
 
 // Close stops the member.
-func (m *Member) Close() { m.etcd.Close() }
+func (m *Member) Close() {
+	m.closing.Store(true)
+	m.etcd.Close()
+}
 
 // logger leads etcd's records to ours. What etcd finds worth an Info is of interest to its developers.
 func (m *Member) logger() *zap.Logger {
-	return zap.New(core{log: m.log}, zap.WithFatalHook(fatalHook{m}))
+	return zap.New(core{log: m.log, closing: &m.closing}, zap.WithFatalHook(fatalHook{m}))
 }

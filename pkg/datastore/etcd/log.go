@@ -8,14 +8,17 @@ import (
 	"maps"
 	"runtime"
 	"slices"
+	"sync/atomic"
 
 	"go.uber.org/zap/zapcore"
 )
 
 // core is the end of etcd's logger.
 type core struct {
-	log    *slog.Logger
-	fields []zapcore.Field
+	log *slog.Logger
+	// closing is set when the member is being stopped, which etcd calls an error several times over.
+	closing *atomic.Bool
+	fields  []zapcore.Field
 }
 
 // Enabled implements [zapcore.LevelEnabler].
@@ -35,8 +38,20 @@ func (c core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedE
 	return ce
 }
 
+// harmless are warnings that every start of a member brings and that say nothing about it.
+func harmless() []string {
+	return []string{
+		"Running http and grpc server on single port. This is not recommended for production.", // the HTTP part is not used
+		"simple token is not cryptographically signed",                                         // there are no users and so no tokens
+		"etcdserver: failed to register grpc metrics",                                          // of the server in memory: the other one's are there
+	}
+}
+
 // Write implements [zapcore.Core].
 func (c core) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	if e.Level == zapcore.WarnLevel && slices.Contains(harmless(), e.Message) || c.closing.Load() && e.Level <= zapcore.ErrorLevel {
+		return nil
+	}
 	values := zapcore.NewMapObjectEncoder()
 	for _, f := range slices.Concat(c.fields, fields) {
 		f.AddTo(values)

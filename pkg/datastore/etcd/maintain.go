@@ -98,6 +98,9 @@ func (m *Member) Alarm() string {
 // is made for it. It is for reading: the member itself is left as it is.
 func StartCopy(ctx context.Context, from, copyTo string, log *slog.Logger) (*Member, error) {
 	for _, part := range []string{"snap", "wal"} {
+		if err := os.MkdirAll(filepath.Join(copyTo, "member", part), 0o700); err != nil {
+			return nil, fmt.Errorf("copy etcd's data: %w", err)
+		}
 		if err := os.CopyFS(filepath.Join(copyTo, "member", part), os.DirFS(filepath.Join(from, "member", part))); err != nil {
 			return nil, fmt.Errorf("copy etcd's data: %w", err)
 		}

@@ -13,7 +13,7 @@ const (
 	sweepRows = 512
 	sweepTime = 5 * time.Millisecond
 	// vacuumPages is how many free pages one step gives back.
-	vacuumPages = 64
+	vacuumPages = 128
 	// vacuumSlack is how much free space may stay in the file whatever its size; beyond it, a quarter of the file.
 	// Free pages are filled by the next writes, giving back all of them would only wear the disk.
 	vacuumSlack = 1 << 20
@@ -107,7 +107,7 @@ func (b *Backend) sweep() error {
 	for _, key := range dead {
 		b.idx.remove(key)
 	}
-	b.w.wal.wrote(0, 16*pageSize)
+	b.w.wal.wrote(0, 64*pageSize)
 	return nil
 }
 

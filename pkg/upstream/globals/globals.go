@@ -87,6 +87,7 @@ func Apply(c Config) error {
 	b.useZap()
 	b.useStandard()
 	b.useOTel()
+	useMetrics()
 	// kube-apiserver and kube-controller-manager do so first thing
 	// (cmd/kube-apiserver/app/server.go:91, cmd/kube-controller-manager/app/controllermanager.go:130):
 	// the API's warnings are for people with kubectl.
