@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 
 	"github.com/urfave/cli/v2"
 
@@ -80,6 +81,7 @@ func storeAction(env Env, conf settings, f func(ctx context.Context, env Env, c 
 
 func serveStore(ctx context.Context, _ Env, c *cli.Context, config datastore.Config, log *slog.Logger) error {
 	config.Listen = c.String("listen")
+	config.Etcd.Address = netip.Addr{} // an etcd by itself has no other members, and no certificates
 	store := datastore.New(config, log)
 	if err := store.Prepare(ctx); err != nil {
 		return usagef("%w", err)

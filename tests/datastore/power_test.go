@@ -113,7 +113,8 @@ func compactNowAndThen(ctx context.Context, t *testing.T, b *sqlite.Backend) {
 		case <-tick.C:
 		}
 		rev, err := b.CurrentRevision(ctx)
-		if err == nil && rev > 500 {
+		// On a machine that is busy nothing may have been written since the last time.
+		if err == nil && rev > 500 && rev-300 > b.CompactRevision() {
 			_, err = b.Compact(context.WithoutCancel(ctx), rev-300)
 		}
 		if err != nil && ctx.Err() == nil {
