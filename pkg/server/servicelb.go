@@ -38,10 +38,12 @@ func (p Plan) reservedPorts() map[servicelb.Port]string {
 	udp := func(n int32) servicelb.Port { return servicelb.Port{Protocol: corev1.ProtocolUDP, Number: n} }
 	ports := map[servicelb.Port]string{
 		tcp(int32(p.Listener.Port)): "knarr's, for the API (--https-listen-port)",
-		tcp(2379):                   "knarr's, for the datastore's clients",
-		tcp(2380):                   "knarr's, for the datastore's members",
 		tcp(10250):                  "knarr's, for the kubelet",
 		tcp(10256):                  "knarr's, for the health of kube-proxy",
+	}
+	if p.hasEtcd() {
+		ports[tcp(2379)] = "knarr's, for the datastore's clients"
+		ports[tcp(2380)] = "knarr's, for the datastore's members"
 	}
 	if p.Network.FlannelBackend == config.FlannelVXLAN {
 		ports[udp(8472)] = "knarr's, for the pod network (VXLAN)"

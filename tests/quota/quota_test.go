@@ -1,3 +1,5 @@
+//go:build amd64
+
 // Package quota_test has pkg/quota enforced by a kernel that can: many are built without project quotas, and then nothing
 // could be tested. So the checks run in a User-Mode Linux, an ordinary program, as its first process.
 //
