@@ -39,3 +39,19 @@ func TestLinkSelfWhereItCannot(t *testing.T) {
 		t.Error("no error for a directory that is not there")
 	}
 }
+
+func TestLinkIngress(t *testing.T) {
+	root := t.TempDir()
+	program, link := filepath.Join(root, "traefik"), filepath.Join(root, "link")
+	if err := os.WriteFile(program, []byte("program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := LinkIngress(layout(root), link); err != nil {
+			t.Fatal(err)
+		}
+		if data, err := os.ReadFile(link); err != nil || string(data) != "program" {
+			t.Errorf("the link leads to %q (%v), want the program", data, err)
+		}
+	}
+}

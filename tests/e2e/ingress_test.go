@@ -149,7 +149,28 @@ func TestIngress(t *testing.T) {
 	f.eventually("the ingress controller to rest after its last object", f.rests)
 	f.apply(ownIngress)
 	f.serves("http://app.example.com/env?name=WHO", "one")
+
+	// Without it, the objects of its kinds are still there.
+	f.apply(aRoute)
+	_, err = s.Stop(f.ctx)
+	f.must(err)
+	s.Args = []string{"--disable=traefik"}
+	f.must(s.Start())
+	f.client, err = s.WaitNode(f.ctx)
+	f.must(err)
+	f.eventually("the ingress controller to go", f.rests)
+	awaitNoAddon(t, f.client, "traefik-crds")
+	f.mustKubectl("get", "ingressroute/kept", "-n", f.ns)
 }
+
+const aRoute = `
+apiVersion: traefik.io/v1alpha1
+kind: IngressRoute
+metadata: {name: kept}
+spec:
+  routes:
+  - {match: PathPrefix(` + "`/kept`" + `), kind: Rule, services: [{name: one, port: 8080}]}
+`
 
 // sub runs a part of the test on the same cluster.
 func (f *front) sub(part func(*front)) func(*testing.T) {

@@ -24,6 +24,9 @@ const (
 	Label = "knarr.io/addon"
 	// OnDemand is an annotation that manifests give to objects which are there only while [Controller.Switch] is on.
 	OnDemand = "knarr.io/on-demand"
+	// Keep is an annotation of objects that stay when their file goes: definitions of kinds, with which all objects of
+	// these kinds would go.
+	Keep = "knarr.io/keep"
 	// fieldManager owns the fields that the manifests name.
 	fieldManager = "knarr"
 )

@@ -170,7 +170,7 @@ func (c *client) apply(ctx context.Context, r resource, namespace, name string, 
 const pageSize = 500
 
 // labelled leaves out objects that merely have the label, because somebody has copied it: what knarr has not applied,
-// and what a controller made of it, as EndpointSlices have the labels of their Service.
+// and what a controller made of it, as EndpointSlices have the labels of their Service. Those to [Keep] are left out, too.
 func (c *client) labelled(ctx context.Context, r resource, addon string) ([]item, error) {
 	var items []item
 	options := metav1.ListOptions{LabelSelector: Label + "=" + addon, Limit: pageSize}
@@ -187,7 +187,7 @@ func (c *client) labelled(ctx context.Context, r resource, addon string) ([]item
 			applied := slices.ContainsFunc(o.ManagedFields, func(f metav1.ManagedFieldsEntry) bool {
 				return f.Manager == fieldManager && f.Operation == metav1.ManagedFieldsOperationApply
 			})
-			if applied && metav1.GetControllerOf(&o) == nil {
+			if applied && metav1.GetControllerOf(&o) == nil && o.Annotations[Keep] != "true" {
 				items = append(items, item{o.Namespace, o.Name, o.UID, o.DeletionTimestamp != nil})
 			}
 		}

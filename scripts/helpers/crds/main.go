@@ -90,9 +90,20 @@ func shorten(crd apiextensionsv1.CustomResourceDefinition) ([]byte, error) {
 	delete(object, "status")
 	if meta, ok := object["metadata"].(map[string]any); ok {
 		delete(meta, "creationTimestamp")
+		meta["annotations"] = keep(crd.Annotations)
 	}
 	undescribe(object)
 	return sigsyaml.Marshal(object)
+}
+
+// keep adds the annotation by which a definition stays when knarr is told to be without its file: with the definition, all
+// objects of the kind would go, somebody else's, too.
+func keep(annotations map[string]string) map[string]any {
+	all := map[string]any{"knarr.io/keep": "true"}
+	for name, value := range annotations {
+		all[name] = value
+	}
+	return all
 }
 
 // undescribe removes the descriptions of a schema and of all below it. A property that is called description is none: it
