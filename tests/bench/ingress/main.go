@@ -1,7 +1,7 @@
 // Command ingress measures what the ingress controller costs: requests per second
 // and their latency through it to a small server in a pod, beside the same server
 // by NodePort, in turns on the same cluster; and what the node costs while nobody
-// asks, with the ingress controller at rest and running.
+// asks, with the ingress controller disabled, at rest, and running.
 //
 //	sudo go run ./tests/bench/ingress [-seconds 10] [-rounds 3] [-connections 32] [-idle 30]
 //
@@ -59,11 +59,21 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b, err := begin(ctx, l, binary, archives)
+	span := time.Duration(*idle) * time.Second
+	without, err := begin(ctx, l, "without", binary, archives, "--disable=traefik")
 	if err != nil {
 		return err
 	}
-	span := time.Duration(*idle) * time.Second
+	if err := without.watch(ctx, "disabled", span); err != nil {
+		return err
+	}
+	if err := errors.Join(without.server.Host.Destroy(), without.visitor.Destroy()); err != nil {
+		return err
+	}
+	b, err := begin(ctx, l, "with", binary, archives)
+	if err != nil {
+		return err
+	}
 	if err := b.watch(ctx, "at rest", span); err != nil {
 		return err
 	}
@@ -84,12 +94,13 @@ type bench struct {
 	visitor *lab.Host
 }
 
-func begin(ctx context.Context, l *lab.Lab, binary string, archives []string) (*bench, error) {
-	host, err := l.AddHost(ctx, "node", lab.Options{})
+// begin starts knarr on a host called name, and the server that is asked in a pod there.
+func begin(ctx context.Context, l *lab.Lab, name, binary string, archives []string, args ...string) (*bench, error) {
+	host, err := l.AddHost(ctx, name, lab.Options{})
 	if err != nil {
 		return nil, err
 	}
-	visitor, err := l.AddHost(ctx, "visitor", lab.Options{})
+	visitor, err := l.AddHost(ctx, name+"-visitor", lab.Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +108,7 @@ func begin(ctx context.Context, l *lab.Lab, binary string, archives []string) (*
 	if err != nil {
 		return nil, err
 	}
+	s.Args = args
 	if err := s.Start(); err != nil {
 		return nil, err
 	}
