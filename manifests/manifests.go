@@ -30,6 +30,10 @@ const (
 	ClusterDNSList = "CLUSTER_DNS_LIST"
 	// ClusterDomain is the DNS domain of the cluster.
 	ClusterDomain = "CLUSTER_DOMAIN"
+	// BaseImage is the image that knarr's executable is mounted into (docs/images.md).
+	BaseImage = "BASE_IMAGE"
+	// Version is knarr's.
+	Version = "VERSION"
 )
 
 // Values are what stands for the names.

@@ -19,6 +19,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/controllers/servicelb"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/registry"
+	"github.com/knarr-io/knarr/pkg/resolver"
 	"github.com/knarr-io/knarr/pkg/upstream/containerd"
 	"github.com/knarr-io/knarr/pkg/upstream/containerd/images"
 	"github.com/knarr-io/knarr/pkg/upstream/flannel"
@@ -54,7 +55,8 @@ func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
 	}
 	// Before the kubelet: no pod starts unprotected, unless it cannot be helped.
 	policies := g.Add(netpol.New(n.networkPolicy(), api.Reader, log), lifecycle.After(api.Ready), lifecycle.Optional())
-	before := []lifecycle.Ref{api.Ready, helpers, policies}
+	resolvers := g.Add(resolver.New(n.resolvers(), log), lifecycle.After(api.Base))
+	before := []lifecycle.Ref{api.Ready, helpers, policies, resolvers}
 	if !n.Runtime.External() {
 		g.Add(registry.NewWatcher(n.registries(), log), lifecycle.After(api.Base))
 		runtime := g.Add(containerd.New(n.containerd(), n.identityTokens), lifecycle.After(helpers))
@@ -163,7 +165,7 @@ func (n Node) announcer(api API) lifecycle.Component {
 		if err != nil {
 			return err
 		}
-		addresses := nodecontroller.Addresses{InternalIPs: n.IPs, ExternalIPs: n.Node.ExternalIPs.Slice(), Hostname: n.Name, Runtimes: n.runtimeClasses()}
+		addresses := nodecontroller.Addresses{InternalIPs: n.IPs, ExternalIPs: n.Node.ExternalIPs.Slice(), Hostname: n.Name, Roles: n.Roles, Runtimes: n.runtimeClasses()}
 		if err := nodecontroller.Announce(ctx, client, n.Name, addresses); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("announce the node's addresses: %w", err)
 		}

@@ -7,7 +7,6 @@ package agent
 import (
 	"cmp"
 	"net/netip"
-	"os"
 	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +17,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/datadir"
 	"github.com/knarr-io/knarr/pkg/pki"
 	"github.com/knarr-io/knarr/pkg/registry"
+	"github.com/knarr-io/knarr/pkg/resolver"
 	"github.com/knarr-io/knarr/pkg/upstream/containerd"
 	"github.com/knarr-io/knarr/pkg/upstream/containerd/images"
 	"github.com/knarr-io/knarr/pkg/upstream/flannel"
@@ -44,11 +44,11 @@ type Node struct {
 	Host    host.Host
 	// IPs are this node's internal addresses, at most one for each family.
 	IPs []netip.Addr
-	// HostResolvConf is the host's resolv.conf that pods can use; empty when there is none.
-	HostResolvConf string
-	Dir            datadir.Dir
-	Run            datadir.Run
-	Keys           pki.Config
+	// Roles are the node's, such as control-plane; an agent may not claim any.
+	Roles []string
+	Dir   datadir.Dir
+	Run   datadir.Run
+	Keys  pki.Config
 }
 
 // Cluster is what all nodes of a cluster must agree on.
@@ -141,7 +141,7 @@ func (n Node) kubelet() kubelet.Config {
 		ImageEndpoint:         n.Runtime.ImageEndpoint,
 		ClusterDNS:            n.Cluster.DNS,
 		ClusterDomain:         n.Cluster.Network.Domain,
-		ResolvConf:            n.resolvConf(),
+		ResolvConf:            cmp.Or(n.Node.ResolvConf, filepath.Join(n.Run.DNS(), resolver.ConfName)),
 		CgroupDriver:          n.Host.CgroupDriver(),
 		CredentialBinDir:      n.Node.CredentialBinDir,
 		CredentialConfig:      n.Node.CredentialConfig,
@@ -181,9 +181,13 @@ func (n Node) runtimeClasses() []string {
 // FlexVolumes is where users of FlexVolume put their drivers; kubelet and controllers look there.
 func FlexVolumes(dir datadir.Dir) string { return filepath.Join(dir.Agent(), "flexvolume") }
 
-// resolvConf is what the kubelet gives pods that want the host's resolvers: the user's choice, the host's, or nothing.
-func (n Node) resolvConf() string {
-	return cmp.Or(n.Node.ResolvConf, n.HostResolvConf, os.DevNull)
+// resolvers are the DNS servers that pods can use: the user's choice, or the host's.
+func (n Node) resolvers() resolver.Config {
+	c := resolver.Config{Sources: resolver.HostSources(), Dir: n.Run.DNS(), Excluded: n.Cluster.Network.ServiceCIDRs.Slice()}
+	if n.Node.ResolvConf != "" {
+		c.Sources = []string{n.Node.ResolvConf}
+	}
+	return c
 }
 
 func (n Node) kubeProxy() kubeproxy.Config {

@@ -29,15 +29,14 @@ func given(t *testing.T, h host.Host, line ...string) Node {
 		t.Fatal(err)
 	}
 	return Node{
-		Common:         c.Common,
-		Cluster:        Cluster{Network: c.Network, DNS: c.ClusterDNS().Slice(), KubeProxy: true, PauseImage: "docker.io/knarr/pause:1"},
-		Name:           "box",
-		Host:           h,
-		IPs:            []netip.Addr{netip.MustParseAddr("192.0.2.10")},
-		HostResolvConf: "/etc/resolv.conf",
-		Dir:            datadir.New(c.DataDir),
-		Run:            datadir.NewRun(datadir.DefaultRun),
-		Keys:           pki.Config{DataDir: c.DataDir},
+		Common:  c.Common,
+		Cluster: Cluster{Network: c.Network, DNS: c.ClusterDNS().Slice(), KubeProxy: true, PauseImage: "docker.io/knarr/pause:1"},
+		Name:    "box",
+		Host:    h,
+		IPs:     []netip.Addr{netip.MustParseAddr("192.0.2.10")},
+		Dir:     datadir.New(c.DataDir),
+		Run:     datadir.NewRun(datadir.DefaultRun),
+		Keys:    pki.Config{DataDir: c.DataDir},
 	}
 }
 

@@ -37,8 +37,7 @@ type plan struct {
 	nodeID string
 	host   host.Host
 	// hostIPs are the host's own addresses, at most one for each family.
-	hostIPs        []netip.Addr
-	hostResolvConf string
+	hostIPs []netip.Addr
 }
 
 // Run runs an agent until ctx ends or a component fails. What can be found wrong in the configuration is found before
@@ -97,7 +96,6 @@ func newPlan(c config.Agent) (plan, error) {
 	if p.hostIPs, err = host.Addresses(); err != nil && c.Node.IPs.Len() == 0 {
 		return plan{}, err
 	}
-	p.hostResolvConf, _ = host.ResolvConf()
 	return p, nil
 }
 
@@ -155,13 +153,12 @@ func (p plan) node(cluster config.Server) Node {
 			Ingress:      cluster.Components.Packaged("traefik"),
 			LocalStorage: cluster.Components.Packaged("local-storage"), LocalStoragePath: cluster.Components.LocalStorage,
 		},
-		Name:           p.nodeName,
-		Host:           p.host,
-		IPs:            p.nodeIPs(cluster),
-		HostResolvConf: p.hostResolvConf,
-		Dir:            p.dir,
-		Run:            p.run,
-		Keys:           p.certificates(cluster),
+		Name: p.nodeName,
+		Host: p.host,
+		IPs:  p.nodeIPs(cluster),
+		Dir:  p.dir,
+		Run:  p.run,
+		Keys: p.certificates(cluster),
 	}
 }
 

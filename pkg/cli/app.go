@@ -69,7 +69,7 @@ func newApp(env Env, notify sdnotify.Notifier) *cli.App {
 			checkConfigCommand(env),
 			uninstallCommand(env),
 			completionCommand(env),
-			corednsCommand(),
+			corednsCommand(env),
 		},
 	}
 }

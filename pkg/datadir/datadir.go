@@ -130,6 +130,9 @@ func (r Run) ContainerdSocket() string { return filepath.Join(r.root, "container
 // FlannelSubnet is the file that tells the CNI configuration the node's range.
 func (r Run) FlannelSubnet() string { return filepath.Join(r.root, "flannel", "subnet.env") }
 
+// DNS holds which DNS servers pods can use, for kubelet and cluster DNS.
+func (r Run) DNS() string { return filepath.Join(r.root, "dns") }
+
 // Executable is a link to the running knarr: the bundled pods mount what it leads to.
 func (r Run) Executable() string { return filepath.Join(r.root, "exe") }
 

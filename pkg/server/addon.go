@@ -11,10 +11,12 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/knarr-io/knarr/manifests"
+	"github.com/knarr-io/knarr/pkg/bundle"
 	"github.com/knarr-io/knarr/pkg/control"
 	"github.com/knarr-io/knarr/pkg/controllers/addon"
 	"github.com/knarr-io/knarr/pkg/controllers/ingress"
 	"github.com/knarr-io/knarr/pkg/upstream/apiserver"
+	"github.com/knarr-io/knarr/pkg/version"
 )
 
 // addons makes the component that applies manifests. It has a client of its own: what it reads, nobody else does.
@@ -56,6 +58,8 @@ func (p Plan) manifestValues() manifests.Values {
 		manifests.ClusterDNS:     first(dns),
 		manifests.ClusterDNSList: "[" + strings.Join(texts(dns), ", ") + "]",
 		manifests.ClusterDomain:  p.Network.Domain,
+		manifests.BaseImage:      p.SystemImage(bundle.BaseImage),
+		manifests.Version:        version.Version,
 	}
 }
 

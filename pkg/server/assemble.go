@@ -13,6 +13,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/agent"
 	"github.com/knarr-io/knarr/pkg/backup"
 	"github.com/knarr-io/knarr/pkg/controllers/addon"
+	"github.com/knarr-io/knarr/pkg/controllers/dns"
 	"github.com/knarr-io/knarr/pkg/controllers/etcdmember"
 	"github.com/knarr-io/knarr/pkg/controllers/localpath"
 	nodecontroller "github.com/knarr-io/knarr/pkg/controllers/node"
@@ -86,6 +87,10 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	g.Add(p.runtimeClasses(shared, log), lifecycle.After(cache), lifecycle.Optional())
 	if p.Components.HelmController {
 		g.Add(p.helm(kube, shared, log), lifecycle.After(cache), lifecycle.Optional())
+	}
+	if p.Components.Packaged("coredns") {
+		look := dns.New(dns.Config{Place: !p.Components.Agent}, shared.Client, shared.Informers, log)
+		g.Add(lifecycle.Restarted(look, log), lifecycle.After(cache), lifecycle.Optional())
 	}
 	if !p.Components.Agent {
 		return parts, nil

@@ -29,8 +29,6 @@ type Plan struct {
 	Host  host.Host
 	// HostIPs are the host's own addresses, at most one for each family.
 	HostIPs []netip.Addr
-	// HostResolvConf is the host's resolv.conf that pods can use; empty when there is none.
-	HostResolvConf string
 }
 
 // nodeIPs are the internal addresses to register: the user's, else the host's of the families that the cluster has.
@@ -120,6 +118,15 @@ func (p Plan) scheduler() scheduler.Config {
 	}
 }
 
+// roles are those of the server's node, as k3s names them.
+func (p Plan) roles() []string {
+	roles := []string{"control-plane"}
+	if p.hasEtcd() {
+		roles = append(roles, "etcd")
+	}
+	return roles
+}
+
 func (p Plan) node() agent.Node {
 	pause := p.Runtime.PauseImage
 	if pause == "" {
@@ -129,12 +136,12 @@ func (p Plan) node() agent.Node {
 		Common: p.Common,
 		Cluster: agent.Cluster{Network: p.Network, DNS: p.ClusterDNS().Slice(), KubeProxy: p.Components.KubeProxy, NetworkPolicy: p.Components.NetworkPolicy, PauseImage: pause, ServiceLB: p.Components.Packaged("servicelb"),
 			LocalStorage: p.Components.Packaged("local-storage"), LocalStoragePath: p.Components.LocalStorage, Ingress: p.Components.Packaged("traefik")},
-		Name:           p.NodeName,
-		Host:           p.Host,
-		IPs:            p.nodeIPs(),
-		HostResolvConf: p.HostResolvConf,
-		Dir:            p.Dir,
-		Run:            p.Run,
-		Keys:           p.certificates(),
+		Name:  p.NodeName,
+		Host:  p.Host,
+		IPs:   p.nodeIPs(),
+		Roles: p.roles(),
+		Dir:   p.Dir,
+		Run:   p.Run,
+		Keys:  p.certificates(),
 	}
 }

@@ -80,7 +80,6 @@ func newPlan(c config.Server) (Plan, error) {
 	if p.HostIPs, err = host.Addresses(); err != nil && c.Node.IPs.Len() == 0 {
 		return Plan{}, err
 	}
-	p.HostResolvConf, _ = host.ResolvConf()
 	if p.Store, err = DatastoreConfig(c); err != nil {
 		return Plan{}, err
 	}

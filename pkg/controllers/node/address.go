@@ -25,6 +25,9 @@ const (
 // LabelRuntime and the name of a RuntimeClass are the label of the nodes that have that runtime; its value is "true".
 const LabelRuntime = "runtime.knarr.io/"
 
+// rolePrefix is what kubectl makes the ROLES column of.
+const rolePrefix = "node-role.kubernetes.io/"
+
 // sources are where the addresses of a node come from, in the order of status.addresses: clients take the first
 // address of the type they prefer.
 func sources() []source {
@@ -132,6 +135,9 @@ type Addresses struct {
 	InternalDNS, ExternalDNS []string
 	// Hostname is the host's name; it may differ from the node's.
 	Hostname string
+	// Roles become labels, node-role.kubernetes.io/ROLE=true. A kubelet may not claim any: for servers only, whose
+	// client has more rights than a kubelet's.
+	Roles []string
 	// Runtimes are the RuntimeClasses that the node offers, each a label: [LabelRuntime].
 	Runtimes []string
 }
@@ -146,6 +152,9 @@ func (a Addresses) labels(has map[string]string) map[string]string {
 	}
 	for _, class := range a.Runtimes {
 		want[LabelRuntime+class] = "true"
+	}
+	for _, role := range a.Roles {
+		want[rolePrefix+role] = "true"
 	}
 	return want
 }

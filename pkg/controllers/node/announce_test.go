@@ -70,6 +70,27 @@ func TestAnnounceRuntimes(t *testing.T) {
 	}
 }
 
+// A server's node says what it is, and what others have labelled it as stays.
+func TestAnnounceRoles(t *testing.T) {
+	const server, other = "node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/storage"
+	client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{other: "true"}}})
+	for range 2 {
+		if err := Announce(t.Context(), client, "a", Addresses{Roles: []string{"control-plane"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, err := client.CoreV1().Nodes().Get(t.Context(), "a", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := map[string]string{server: "true", other: "true"}; !maps.Equal(n.Labels, want) {
+		t.Errorf("labels are %v, want %v", n.Labels, want)
+	}
+	if got := count(client, "patch"); got != 1 {
+		t.Errorf("%d patches, want the first to be enough", got)
+	}
+}
+
 func count(client *fake.Clientset, verb string) (n int) {
 	for _, a := range client.Actions() {
 		if a.Matches(verb, "nodes") {
