@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -252,4 +253,138 @@ func TestManifestInTrouble(t *testing.T) {
 		awaitNoAddon(t, e.client, n)
 	}
 	awaitConfigMaps(t, e.client, e.ns)
+}
+
+// served starts a server of the test's own, a control plane alone, and waits for its API.
+func served(t *testing.T, s *cluster.Server, args ...string) *cluster.Client {
+	t.Helper()
+	s.Args = append([]string{"--disable-agent"}, args...)
+	must(t, s.Start())
+	c, err := s.WaitAPI(t.Context())
+	must(t, err)
+	return c
+}
+
+// killed kills the server as a power cut would.
+func killed(t *testing.T, s *cluster.Server) {
+	t.Helper()
+	must(t, s.Process().Signal(syscall.SIGKILL))
+	_, err := s.Process().Wait(t.Context())
+	must(t, err)
+}
+
+// TestPackagedManifest: what a user does to a packaged component, and what a kill and a restart make of it.
+func TestPackagedManifest(t *testing.T) {
+	t.Parallel()
+	s := server(t, "packaged", lab.Options{})
+	h := s.Host
+	c := served(t, s)
+	awaitAddon(t, c, "roles", "Ready", "")
+	kubectl := func(args ...string) string {
+		t.Helper()
+		out, err := s.Command(t.Context(), append([]string{"kubectl"}, args...)...)
+		must(t, err)
+		return out
+	}
+	role := func(what string, check func(labels, annotations map[string]string) bool) {
+		t.Helper()
+		eventually(t, "the role to have "+what, func() error {
+			r, err := c.RbacV1().ClusterRoles().Get(t.Context(), "knarr:view", metav1.GetOptions{})
+			if err == nil && !check(r.Labels, r.Annotations) {
+				err = fmt.Errorf("it has %v and %v", r.Labels, r.Annotations)
+			}
+			return err
+		})
+	}
+	const theirs = "rbac.authorization.k8s.io/aggregate-to-view"
+	manifest(t, h, "roles.patch.yaml", "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: \"knarr:view\", labels: {mine: patched}}\n")
+	role("the patch", func(l, _ map[string]string) bool { return l["mine"] == "patched" })
+
+	t.Log("an edit of the file is put back, and kept beside it")
+	before, err := h.ReadFile(filepath.Join(manifests, "roles.yaml"))
+	must(t, err)
+	manifest(t, h, "roles.yaml", string(before)+"# mine\n")
+	eventually(t, "the file to be put back", func() error {
+		now, err := h.ReadFile(filepath.Join(manifests, "roles.yaml"))
+		if err == nil && string(now) != string(before) {
+			err = errors.New("it is not")
+		}
+		return err
+	})
+	edited, err := h.ReadFile(filepath.Join(manifests, "roles.yaml.edited"))
+	if err != nil || !strings.HasSuffix(string(edited), "# mine\n") {
+		t.Errorf("the copy says %q: %v", edited, err)
+	}
+
+	t.Log("live edits, a file removed while nothing runs, a kill in the middle of a large file")
+	kubectl("label", "clusterrole", "knarr:view", "--overwrite", theirs+"=no")
+	kubectl("annotate", "clusterrole", "knarr:view", "own=kept")
+	manifest(t, h, "gone.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: gone}\n---\n"+configMap("gone", "a", ""))
+	awaitAddon(t, c, "gone", "Ready", "")
+	many := []string{"apiVersion: v1\nkind: Namespace\nmetadata: {name: many}\n"}
+	for i := range 1500 {
+		many = append(many, configMap("many", fmt.Sprintf("m-%d", i), ""))
+	}
+	manifest(t, h, "many.yaml", strings.Join(many, "---\n"))
+	eventually(t, "some of many objects", func() error {
+		names, err := configMaps(t.Context(), c, "many")
+		if err == nil && len(names) < 100 {
+			err = fmt.Errorf("%d are there", len(names))
+		}
+		return err
+	})
+	killed(t, s)
+	must(t, h.Do(func() error { return os.Remove(filepath.Join(manifests, "gone.yaml")) }))
+	manifest(t, h, "many.yaml", many[0]+"---\n"+many[7])
+
+	c = served(t, s)
+	awaitNoAddon(t, c, "gone")
+	_, err = c.CoreV1().Namespaces().Get(t.Context(), "gone", metav1.GetOptions{})
+	if !apierrors.IsNotFound(err) {
+		t.Errorf("the namespace of the file that is gone: %v", err)
+	}
+	awaitConfigMaps(t, c, "many", "m-6")
+	role("what the file says, the patch, and what nobody else says", func(l, a map[string]string) bool {
+		return l[theirs] == "true" && l["mine"] == "patched" && a["own"] == "kept"
+	})
+
+	t.Log("disabled")
+	_, err = s.Stop(t.Context())
+	must(t, err)
+	c = served(t, s, "--disable", "roles")
+	awaitNoAddon(t, c, "roles")
+	if _, err = c.RbacV1().ClusterRoles().Get(t.Context(), "knarr:view", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the role of the disabled component: %v", err)
+	}
+	if _, err := h.ReadFile(filepath.Join(manifests, "roles.yaml")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file of the disabled component: %v", err)
+	}
+	removeManifest(t, h, "many.yaml")
+	awaitNoAddon(t, c, "many")
+}
+
+// TestManifestsOnAFullDisk: what cannot be written is said, and keeps nothing else from being applied.
+func TestManifestsOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	s := server(t, "full", lab.Options{})
+	h := s.Host
+	_, err := h.Exec(t.Context(), "sh", "-c", "mkdir -p "+manifests+" && mount -t tmpfs -o size=16k full "+manifests)
+	must(t, err)
+	manifest(t, h, "mine.yaml", configMap("default", "mine", ""))
+	if _, err := h.Exec(t.Context(), "dd", "if=/dev/zero", "of="+filepath.Join(manifests, "filler"), "bs=1k", "count=64"); err == nil {
+		t.Fatal("the disk is not full")
+	}
+	c := served(t, s)
+	awaitAddon(t, c, "mine", "Ready", "")
+	eventually(t, "knarr status to name the cause", func() error {
+		out, err := s.Command(t.Context(), "status", "-o", "json")
+		if !strings.Contains(out, "no space left on device") {
+			return errors.Join(err, fmt.Errorf("it says\n%s", out))
+		}
+		return nil
+	})
+	removeManifest(t, h, "filler")
+	awaitAddon(t, c, "roles", "Ready", "")
+	_, err = s.Command(t.Context(), "status")
+	must(t, err)
 }

@@ -420,6 +420,9 @@ func TestAFaultOfTheDirectory(t *testing.T) {
 		return fmt.Sprint(err)
 	}, "<nil>")
 	b.waitObjects("ConfigMap default/in=in")
+	if slices.Contains(b.cluster.deleted, "ConfigMap default/in") {
+		t.Error("what the packaged file makes was deleted in between")
+	}
 }
 
 // Time is given here, so nothing waits.
@@ -466,6 +469,45 @@ func TestTreeSettles(t *testing.T) {
 	}
 	scan(0, settleRemoved, 4)
 	scan(settleRemoved, 0, 0)
+}
+
+// Ten thousand objects do not keep another file waiting, and one that is refused does not have all applied again.
+func TestTenThousandObjects(t *testing.T) {
+	b := newBench(t)
+	var many strings.Builder
+	for i := range 10000 {
+		fmt.Fprintf(&many, "many-%d ", i)
+	}
+	small := make(chan struct{})
+	b.cluster.setHook(func(what string) error {
+		switch what {
+		case "apply ConfigMap default/small":
+			close(small)
+		case "apply ConfigMap default/many-5000":
+			<-small // half of them only after the small file
+			return errors.New("refused")
+		}
+		return nil
+	})
+	b.write("many.yaml", configMaps(many.String()))
+	b.start()
+	b.wait("half", func() string { return fmt.Sprint(b.cluster.count(&b.cluster.applies) >= 5000) }, "true")
+	b.write("small.yaml", configMaps("small"))
+	b.waitStates("many Failed, small Ready")
+	const want = "many.yaml document 5001, line 20002: ConfigMap many-5000: refused"
+	if got := b.cluster.message("many"); got != want {
+		t.Errorf("message %q, want %q", got, want)
+	}
+	if n := b.cluster.count(&b.cluster.applies); n != 10000 {
+		t.Errorf("%d objects were applied, want 10000", n)
+	}
+	b.cluster.setHook(nil)
+	b.waitStates("many Ready, small Ready")
+	if n := b.cluster.count(&b.cluster.applies); n != 10001 {
+		t.Errorf("after another try %d objects were applied, want one more", n)
+	}
+	b.write("many.yaml", configMaps("many-1"))
+	b.waitObjects("ConfigMap default/many-1=many, ConfigMap default/small=small")
 }
 
 // The contract of a component.

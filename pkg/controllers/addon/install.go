@@ -10,14 +10,12 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/retry"
 )
 
@@ -212,10 +210,6 @@ func (j *job) intend(ctx context.Context, s spec) error {
 	return nil
 }
 
-// parallel is how many objects of one file are applied at once: as many as the datastore commits together gladly, and few
-// enough that others are served.
-const parallel = 4
-
 // applyAll applies objects, rank by rank. What was applied before in this process, from the same content, is left out.
 func (j *job) applyAll(ctx context.Context, objects []object, variant string) error {
 	before := j.reached(j.source.name, j.content.sum, variant)
@@ -242,41 +236,26 @@ func (j *job) applyAll(ctx context.Context, objects []object, variant string) er
 }
 
 // applyRank applies objects in any order, and adds what could not be to open.
-func (j *job) applyRank(outer context.Context, objects []object, before, open map[key]problem) error {
+func (j *job) applyRank(ctx context.Context, objects []object, before, open map[key]problem) error {
 	var mu sync.Mutex // guards open, and what progress uses
-	var next atomic.Int64
-	crew, ctx := lifecycle.NewCrew(outer)
-	for range min(parallel, len(objects)) {
-		crew.Go(func() error {
-			for ctx.Err() == nil && j.current(j.source) {
-				i := int(next.Add(1)) - 1
-				if i >= len(objects) {
-					return nil
-				}
-				o := objects[i]
-				p, failed := before[o.key()]
-				if before == nil || failed {
-					p, failed = j.applyOne(ctx, o)
-				}
-				mu.Lock()
-				if failed {
-					open[o.key()] = p
-				} else {
-					j.applied++
-				}
-				err := j.progress(ctx)
-				mu.Unlock()
-				if err != nil {
-					return err
-				}
-			}
+	return each(ctx, len(objects), func(ctx context.Context, i int) error {
+		if !j.current(j.source) {
 			return nil
-		})
-	}
-	if err := crew.Wait(); err != nil {
-		return err
-	}
-	return outer.Err()
+		}
+		o := objects[i]
+		p, failed := before[o.key()]
+		if before == nil || failed {
+			p, failed = j.applyOne(ctx, o)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if failed {
+			open[o.key()] = p
+		} else {
+			j.applied++
+		}
+		return j.progress(ctx)
+	})
 }
 
 // applyOne applies one object, or says what is wrong.

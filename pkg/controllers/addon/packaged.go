@@ -145,6 +145,11 @@ func (c Config) removeStale(files map[string]stamp) error {
 	return errors.Join(errs...)
 }
 
+// brings tells whether an Addon is that of a packaged file which is wanted.
+func (c Config) brings(name string) bool {
+	return slices.ContainsFunc(c.Packaged, func(p Packaged) bool { return addonName(p.Path) == name && !c.disabled(p) })
+}
+
 // isPackaged tells whether the path is one of knarr's, disabled or not.
 func (c Config) isPackaged(file string) bool {
 	return slices.ContainsFunc(c.Packaged, func(p Packaged) bool { return p.Path == file })

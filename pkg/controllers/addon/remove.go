@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -97,26 +98,32 @@ func (j *job) prune(ctx context.Context, objects []object) (again time.Duration,
 	if !j.allRead() {
 		return soon, nil
 	}
-	var names []string
-	for _, d := range stale {
+	err = each(ctx, len(stale), func(ctx context.Context, i int) error {
 		if !j.current(j.source) {
-			return soon, nil
+			return nil // it is queued again, and may say otherwise
 		}
-		if err := j.cluster.remove(ctx, d.resource, d.item); err != nil {
-			return 0, fmt.Errorf("delete %s, which is no longer in %s: %w", d.title(), j.source.path, err)
+		if err := j.cluster.remove(ctx, stale[i].resource, stale[i].item); err != nil {
+			return fmt.Errorf("delete %s, which is no longer in %s: %w", stale[i].title(), j.source.path, err)
 		}
-		names = append(names, d.title())
+		return nil
+	})
+	if err != nil || !j.current(j.source) {
+		return soon, err
 	}
-	j.log.Info("deleted what is no longer in a manifest", "addon", j.source.name, "objects", len(names))
-	j.cluster.event(j.source.name, j.uid, corev1.EventTypeNormal, "Pruned", "deleted what is no longer in the file: "+shorten(names))
+	j.log.Info("deleted what is no longer in a manifest", "addon", j.source.name, "objects", len(stale))
+	j.cluster.event(j.source.name, j.uid, corev1.EventTypeNormal, "Pruned", "deleted what is no longer in the file: "+shorten(stale))
 	return 0, nil
 }
 
-// shorten joins names, but not very many.
-func shorten(names []string) string {
+// shorten names objects, but not very many.
+func shorten(objects []doomed) string {
 	const most = 10
-	text := strings.Join(names[:min(most, len(names))], ", ")
-	if more := len(names) - most; more > 0 {
+	var names []string
+	for _, d := range objects[:min(most, len(objects))] {
+		names = append(names, d.title())
+	}
+	text := strings.Join(names, ", ")
+	if more := len(objects) - most; more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
 	return text
@@ -124,6 +131,9 @@ func shorten(names []string) string {
 
 // uninstall deletes all that was made from a file that is gone, and then the Addon.
 func (r *run) uninstall(ctx context.Context, name string) (outcome, error) {
+	if r.config.brings(name) {
+		return outcome{}, nil // the file is put back, as soon as that can be
+	}
 	r.claim(name, nil)
 	r.waits.set(name, nil)
 	record, err := r.cluster.get(ctx, name)
@@ -202,15 +212,12 @@ func (j *job) removeRanks(ctx context.Context) ([]doomed, error) {
 func (j *job) removeRank(ctx context.Context, objects []doomed) (left []doomed, err error) {
 	kinds := make([]string, 0, len(objects))
 	for _, d := range objects {
-		if _, _, back := j.run.source(j.source.name); back {
-			return nil, nil
-		}
-		if err := j.cluster.remove(ctx, d.resource, d.item); err != nil {
-			return nil, fmt.Errorf("delete %s: %w", d.title(), err)
-		}
 		kinds = append(kinds, kindName(d.resource.GroupVersion().WithKind(d.resource.kind.Kind)))
 	}
 	kinds = union(kinds, nil)
+	if err := j.deleteAll(ctx, objects); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var failure error
@@ -227,17 +234,35 @@ func (j *job) removeRank(ctx context.Context, objects []doomed) (left []doomed, 
 	return left, failure
 }
 
+// deleteAll deletes objects in any order, unless the file comes back.
+func (j *job) deleteAll(ctx context.Context, objects []doomed) error {
+	var mu sync.Mutex // guards shown and done
+	shown, done := time.Now(), 0
+	return each(ctx, len(objects), func(ctx context.Context, i int) error {
+		if _, _, back := j.run.source(j.source.name); back {
+			return nil
+		}
+		d := objects[i]
+		if err := j.cluster.remove(ctx, d.resource, d.item); err != nil {
+			return fmt.Errorf("delete %s: %w", d.title(), err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if done++; time.Since(shown) < showProgress {
+			return nil
+		}
+		shown = time.Now()
+		return j.removing(ctx, objects[done:], nil)
+	})
+}
+
 // removing says how far a removal has come.
 func (j *job) removing(ctx context.Context, left []doomed, err error) error {
 	st := j.status
 	st.State, st.Problems = Removing, nil
 	st.Message = "the file is gone"
 	if len(left) > 0 {
-		var names []string
-		for _, d := range left {
-			names = append(names, d.title())
-		}
-		st.Message += fmt.Sprintf("; %d objects are left: %s", len(left), shorten(names))
+		st.Message += fmt.Sprintf("; %d objects are left: %s", len(left), shorten(left))
 	}
 	if err != nil {
 		st.Message += "; " + err.Error()
