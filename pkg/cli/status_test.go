@@ -148,3 +148,32 @@ func TestExitCode(t *testing.T) {
 		}
 	}
 }
+
+func TestAddonsText(t *testing.T) {
+	trouble := func(n int) *control.Addons {
+		a := &control.Addons{Total: 9}
+		for i := range n {
+			a.Trouble = append(a.Trouble, control.Addon{Name: fmt.Sprintf("web-%d", i), State: "Failed", Message: "web.yaml document 2, line 14: Deployment default/web: spec.replicas: must be a number"})
+		}
+		return a
+	}
+	tests := []struct {
+		name   string
+		addons *control.Addons
+		want   string
+	}{
+		{"an agent", nil, ""},
+		{"all well", trouble(0), "9, all ready"},
+		{"one is not", trouble(1), `9, 1 of them not ready
+               web-0 is Failed: web.yaml document 2, line 14: Deployment
+                 default/web: spec.replicas: must be a number`},
+	}
+	for _, tt := range tests {
+		if got := addonsText(tt.addons); got != tt.want {
+			t.Errorf("%s:\ngot  %s\nwant %s", tt.name, got, tt.want)
+		}
+	}
+	if got := addonsText(trouble(9)); strings.Count(got, "Failed") != 5 || !strings.HasSuffix(got, "all of them: knarr kubectl get addons -A") {
+		t.Errorf("many in trouble:\n%s", got)
+	}
+}

@@ -258,6 +258,7 @@ func TestManifestInTrouble(t *testing.T) {
 // served starts a server of the test's own, a control plane alone, and waits for its API.
 func served(t *testing.T, s *cluster.Server, args ...string) *cluster.Client {
 	t.Helper()
+	s.Config = "" // it is about the node
 	s.Args = append([]string{"--disable-agent"}, args...)
 	must(t, s.Start())
 	c, err := s.WaitAPI(t.Context())
@@ -276,7 +277,7 @@ func killed(t *testing.T, s *cluster.Server) {
 // TestPackagedManifest: what a user does to a packaged component, and what a kill and a restart make of it.
 func TestPackagedManifest(t *testing.T) {
 	t.Parallel()
-	s := server(t, "packaged", lab.Options{})
+	s := own(t, "packaged", lab.Options{})
 	h := s.Host
 	c := served(t, s)
 	awaitAddon(t, c, "roles", "Ready", "")
@@ -322,7 +323,7 @@ func TestPackagedManifest(t *testing.T) {
 	manifest(t, h, "gone.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: gone}\n---\n"+configMap("gone", "a", ""))
 	awaitAddon(t, c, "gone", "Ready", "")
 	many := []string{"apiVersion: v1\nkind: Namespace\nmetadata: {name: many}\n"}
-	for i := range 1500 {
+	for i := range 800 {
 		many = append(many, configMap("many", fmt.Sprintf("m-%d", i), ""))
 	}
 	manifest(t, h, "many.yaml", strings.Join(many, "---\n"))
@@ -366,7 +367,7 @@ func TestPackagedManifest(t *testing.T) {
 // TestManifestsOnAFullDisk: what cannot be written is said, and keeps nothing else from being applied.
 func TestManifestsOnAFullDisk(t *testing.T) {
 	t.Parallel()
-	s := server(t, "full", lab.Options{})
+	s := own(t, "full", lab.Options{})
 	h := s.Host
 	_, err := h.Exec(t.Context(), "sh", "-c", "mkdir -p "+manifests+" && mount -t tmpfs -o size=16k full "+manifests)
 	must(t, err)

@@ -67,7 +67,7 @@ var harmless = []noise{
 		why:   twoEvents},
 	{component: "kube-apiserver", message: "Unhandled Error",
 		err:   "failed to create typed patch object",
-		where: "k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/status.go:69",
+		where: "k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/status.go:71",
 		why:   "a server-side apply with a misspelt field; who has sent it is told, for a manifest in its Addon"},
 	{component: "kube-controller-manager", message: "Unhandled Error",
 		err:   "is not as new as written version",
