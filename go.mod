@@ -71,8 +71,8 @@ require (
 	github.com/spf13/cast v1.7.0 // indirect
 	github.com/tetratelabs/wabin v0.0.0-20230304001439-f6f874872834 // indirect
 	go.uber.org/automaxprocs v1.6.0 // indirect
-	helm.sh/helm/v4 v4.3.1 // indirect
-	oras.land/oras-go/v2 v2.6.2 // indirect
+	helm.sh/helm/v4 v4.3.1
+	oras.land/oras-go/v2 v2.6.2
 	sigs.k8s.io/controller-runtime v0.25.2 // indirect
 	sigs.k8s.io/mcs-api v0.5.2 // indirect
 )
@@ -298,7 +298,7 @@ require (
 	go.uber.org/zap v1.28.0
 	go.yaml.in/yaml/v2 v2.4.4 // indirect
 	go.yaml.in/yaml/v3 v3.0.5
-	golang.org/x/crypto v0.58.0 // indirect
+	golang.org/x/crypto v0.58.0
 	golang.org/x/exp v0.0.0-20261014143641-f0251eb4aa3e // indirect
 	golang.org/x/mod v0.42.0
 	golang.org/x/net v0.61.0

@@ -67,7 +67,7 @@ func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
 	if n.Cluster.Ingress {
 		g.Add(lifecycle.Restarted(n.ingressProgram(log), log), lifecycle.After(running), lifecycle.Optional())
 	}
-	registered := g.Add(n.announcer(api), lifecycle.After(api.Ready))
+	registered := g.Add(n.announcer(api, log), lifecycle.After(api.Ready))
 	if n.Cluster.KubeProxy { // it would look for the Node once a second
 		g.Add(proxy, lifecycle.After(registered, helpers))
 	}
@@ -159,8 +159,11 @@ func (n Node) identityTokens() (map[string]string, error) {
 }
 
 // announcer tells the cluster this node's addresses as soon as the kubelet has registered it.
-func (n Node) announcer(api API) lifecycle.Component {
+func (n Node) announcer(api API, log *slog.Logger) lifecycle.Component {
 	return lifecycle.Func("node-addresses", func(ctx context.Context, ready func()) error {
+		for _, why := range n.Host.UnfitRuntimes {
+			log.Warn("a container runtime of this host is not offered", "reason", why)
+		}
 		client, err := api.Client()
 		if err != nil {
 			return err

@@ -71,7 +71,7 @@ func (s *secretWatch) begin(key, chart string) {
 	ctx, cancel := context.WithCancel(context.Background()) // ends with stop
 	s.watched[key] = &watched{charts: map[string]bool{chart: true}, stop: cancel}
 	secrets, one := s.client.CoreV1().Secrets(namespace), fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
-	informer := cache.NewSharedInformer(&cache.ListWatch{
+	own := cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = one
 			return secrets.List(ctx, o)
@@ -80,7 +80,8 @@ func (s *secretWatch) begin(key, chart string) {
 			o.FieldSelector = one
 			return secrets.Watch(ctx, o)
 		},
-	}, &corev1.Secret{}, 0)
+	}, s.client)
+	informer := cache.NewSharedInformer(own, &corev1.Secret{}, 0)
 	tell := func() { s.tell(key) }
 	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		// The first time, too: the Secret may have changed between the chart's reading it and the informer's.

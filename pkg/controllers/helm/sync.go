@@ -360,7 +360,7 @@ func (r *run) take(c *Chart, helm *releaser, steps []step, chart *chartv2.Chart,
 		if err != nil {
 			return done, fmt.Errorf("%s: %w", s, err)
 		}
-		r.log.Info("Helm has done", "step", s, "chart", c.key(), "namespace", helm.namespace, "version", chart.Metadata.Version)
 	}
+	r.log.Info("Helm chart is deployed", "chart", c.key(), "by", done.step, "namespace", helm.namespace, "version", chart.Metadata.Version, "revision", done.release.Version)
 	return done, nil
 }

@@ -39,6 +39,8 @@ type Host struct {
 	ConntrackWritable bool
 	// Runtimes are the container runtimes that are installed beside knarr's own.
 	Runtimes []Runtime
+	// UnfitRuntimes says of others why they cannot be used.
+	UnfitRuntimes []string
 }
 
 // Find looks at the machine that the process runs on.
@@ -68,7 +70,7 @@ func Find() (Host, error) {
 	h.NFTables = nftGeneration() == nil
 	h.AppArmor = appArmor()
 	h.ConntrackWritable = unix.Access("/proc/sys/net/netfilter/nf_conntrack_max", unix.W_OK) == nil && inInitialNetworkNamespace()
-	h.Runtimes = runtimesIn(append(filepath.SplitList(os.Getenv("PATH")), runtimePlaces()...))
+	h.Runtimes, h.UnfitRuntimes = runtimesIn(append(filepath.SplitList(os.Getenv("PATH")), runtimePlaces()...))
 	return h, nil
 }
 

@@ -1,9 +1,15 @@
 package host
 
 import (
+	"context"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
+	"time"
 )
 
 // Runtime is a container runtime that is installed on the host, beside knarr's own runc.
@@ -18,14 +24,20 @@ type Runtime struct {
 	OwnShim bool
 	// Machine tells that containers run in a virtual machine of their own.
 	Machine bool
+	// least is the oldest version that can run what containerd asks for; "" when any can.
+	least string
 }
 
 const runcShim = "io.containerd.runc.v2"
 
+// leastCrun: those before refuse containers of the OCI runtime specification 1.2, and so all of containerd 2's, with
+// "unknown version specified" (https://github.com/containers/crun/pull/1431).
+const leastCrun = "1.14.3"
+
 // known are the runtimes that are looked for. Classes and handlers are k3s's where it has them; so are the places.
 func known() []Runtime {
 	return []Runtime{
-		{Class: "crun", Handler: "crun", Type: runcShim, Program: "crun"},
+		{Class: "crun", Handler: "crun", Type: runcShim, Program: "crun", least: leastCrun},
 		{Class: "youki", Handler: "youki", Type: runcShim, Program: "youki"},
 		{Class: "nvidia", Handler: "nvidia", Type: runcShim, Program: "nvidia-container-runtime"},
 		{Class: "nvidia-cdi", Handler: "nvidia-cdi", Type: runcShim, Program: "nvidia-container-runtime.cdi"},
@@ -56,18 +68,59 @@ func runtimePlaces() []string {
 	return []string{"/usr/local/nvidia/toolkit", "/opt/kwasm/bin", "/opt/kata/bin", "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
 }
 
-// runtimesIn looks in directories; the first that has a program counts.
-func runtimesIn(dirs []string) []Runtime {
-	var found []Runtime
+// runtimesIn looks in directories; the first that has a program counts. The second result says which runtimes are
+// there but of no use, and why.
+func runtimesIn(dirs []string) (found []Runtime, unfit []string) {
 	for _, r := range known() {
 		at := slices.IndexFunc(dirs, func(dir string) bool { return filepath.IsAbs(dir) && executable(filepath.Join(dir, r.Program)) })
 		if at < 0 {
 			continue
 		}
 		r.Program = filepath.Join(dirs[at], r.Program)
+		if v := version(r); r.least != "" && older(v, r.least) {
+			unfit = append(unfit, fmt.Sprintf("%s is of version %s; %s or newer is needed", r.Program, v, r.least))
+			continue
+		}
 		found = append(found, r)
 	}
-	return found
+	return found, unfit
+}
+
+// version is what a program says that its version is; "" when it is not known or does not matter.
+func version(r Runtime) string {
+	if r.least == "" {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, r.Program, "--version").Output()
+	if err != nil { // then it is for containerd to find out
+		return ""
+	}
+	words := strings.Fields(string(out)) // crun version 1.8.1
+	if at := slices.Index(words, "version"); at >= 0 && at+1 < len(words) {
+		return words[at+1]
+	}
+	return ""
+}
+
+// older compares versions number by number; what is no number ends the comparison.
+func older(v, least string) bool {
+	have, want := strings.Split(v, "."), strings.Split(least, ".")
+	for i, w := range want {
+		if i >= len(have) {
+			return v != ""
+		}
+		a, errA := strconv.Atoi(have[i])
+		b, errB := strconv.Atoi(w)
+		if errA != nil || errB != nil {
+			return false
+		}
+		if a != b {
+			return a < b
+		}
+	}
+	return false
 }
 
 func executable(path string) bool {
