@@ -3,7 +3,6 @@ package e2e
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -207,21 +205,4 @@ func TestServiceEnvironmentAndKubernetesService(t *testing.T) {
 		_, err := e.inPod("asker", "cd /var/run/secrets/kubernetes.io/serviceaccount && testserver get -ca ca.crt -token token https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT/version")
 		return err
 	})
-}
-
-func TestNetworkPolicyIsAccepted(t *testing.T) {
-	e := inNamespace(t)
-	policies := e.client.NetworkingV1().NetworkPolicies(e.ns)
-	_, err := policies.Create(e.ctx, &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "web"},
-		Spec: networkingv1.NetworkPolicySpec{PodSelector: *selector("web"), PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
-			Ingress: []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{{PodSelector: selector("friend")}}}}}}, metav1.CreateOptions{})
-	e.must(err)
-	if _, err := policies.Get(e.ctx, "web", metav1.GetOptions{}); err != nil {
-		t.Error(err)
-	}
-	_, err = policies.Create(e.ctx, &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "wrong"},
-		Spec: networkingv1.NetworkPolicySpec{PolicyTypes: []networkingv1.PolicyType{"Sideways"}}}, metav1.CreateOptions{})
-	if err == nil {
-		e.must(errors.New("a policy of an unknown type was accepted"))
-	}
 }

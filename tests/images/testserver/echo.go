@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"time"
 )
 
 // runEcho sends every TCP line and every UDP datagram back, with the pod's name
@@ -69,4 +70,33 @@ func echoUDP(c net.PacketConn, host string) error {
 			return err
 		}
 	}
+}
+
+// runSay sends one line to an echo and prints what comes back.
+func runSay(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("say", flag.ContinueOnError)
+	network := fs.String("network", "tcp", "tcp or udp")
+	limit := fs.Duration("timeout", time.Second, "time it may take")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if fs.NArg() != 1 {
+		return fmt.Errorf("usage: testserver say [flags] HOST:PORT")
+	}
+	ctx, cancel := context.WithTimeout(ctx, *limit)
+	defer cancel()
+	c, err := (&net.Dialer{}).DialContext(ctx, *network, fs.Arg(0))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(*limit)); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintln(c, "hi"); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(c).ReadString('\n')
+	fmt.Print(line)
+	return err
 }

@@ -22,6 +22,7 @@ var roles = map[string]func(ctx context.Context, args []string) error{
 	"http":      runHTTP,
 	"get":       runGet,
 	"echo":      runEcho,
+	"say":       runSay,
 	"webhook":   runWebhook,
 	"apiserver": runAPIServer,
 	"linger":    runLinger,
