@@ -3,6 +3,8 @@ package addon
 import (
 	"slices"
 	"sync"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // claims knows which Addons have an object in their file. Of several, the first by name owns it; it is not deleted for
@@ -67,6 +69,18 @@ func (c *claims) change(k key, how func([]string) []string) (owners []string) {
 		owners = append(owners, old)
 	}
 	return owners
+}
+
+// tenant is another Addon that has an object in a namespace, "" for none.
+func (c *claims) tenant(namespace, except string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k, names := range c.wanted {
+		if k.namespace == namespace && names[0] != except && !slices.Contains(global[:], schema.GroupKind{Group: k.group, Kind: k.kind}.String()) {
+			return names[0]
+		}
+	}
+	return ""
 }
 
 // owner is the Addon that an object belongs to, "" for none.

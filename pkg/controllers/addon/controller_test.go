@@ -97,57 +97,6 @@ func TestRemovedWhileNotRunning(t *testing.T) {
 	b.waitStates("b Ready, other Ready")
 }
 
-// TestKilled kills the controller before each of the changes it makes, changes the file, and starts it again: nothing may
-// be left over, whatever the moment.
-func TestKilled(t *testing.T) {
-	t.Parallel()
-	const foo = "---\napiVersion: example.com/v1\nkind: Foo\nmetadata: {name: f}\n"
-	for at := range 9 {
-		for _, after := range []string{configMaps("one four"), ""} {
-			t.Run(fmt.Sprintf("before change %d, then %t", at, after == ""), func(t *testing.T) {
-				b := newBench(t)
-				b.write("other.yaml", configMaps("other"))
-				b.write("a.yaml", configMaps("one two three")+foo)
-				n := 0
-				dead := errors.New("killed")
-				b.cluster.setHook(func(what string) error {
-					if strings.Contains(what, "other") {
-						return nil
-					}
-					b.cluster.mu.Lock()
-					defer b.cluster.mu.Unlock()
-					if n++; n > at {
-						return dead
-					}
-					return nil
-				})
-				b.start()
-				b.wait("the kill", func() string {
-					b.cluster.mu.Lock()
-					defer b.cluster.mu.Unlock()
-					return fmt.Sprint(n > at || n == 6) // six changes are all
-				}, "true")
-				b.stop()
-				b.cluster.setHook(nil)
-				want := "ConfigMap default/four=a, ConfigMap default/one=a, ConfigMap default/other=other"
-				if after == "" {
-					b.remove("a.yaml")
-					want = "ConfigMap default/other=other"
-				} else {
-					b.write("a.yaml", after)
-				}
-				b.start()
-				b.waitObjects(want)
-				states := "a Ready, other Ready"
-				if after == "" {
-					states = "other Ready"
-				}
-				b.waitStates(states)
-			})
-		}
-	}
-}
-
 // What moves from one file to another is never deleted.
 func TestMoved(t *testing.T) {
 	t.Run("to another file", func(t *testing.T) {
@@ -199,6 +148,23 @@ func TestTwoFilesWithOneObject(t *testing.T) {
 	if len(b.cluster.deleted) > 0 {
 		t.Errorf("deleted %v", b.cluster.deleted)
 	}
+}
+
+// A namespace that another file has objects in stays, and says why, until that file goes, too.
+func TestANamespaceInUse(t *testing.T) {
+	b := newBench(t)
+	b.write("a.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: ns}\n")
+	b.write("b.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: one, namespace: ns}\n")
+	b.start()
+	b.waitStates("a Ready, b Ready")
+	b.remove("a.yaml")
+	b.waitStates("a Removing, b Ready")
+	b.wait("the message", func() string { return b.cluster.message("a") },
+		"the file is gone; 1 objects are left: Namespace ns; namespace ns stays for as long as addon b has objects in it")
+	b.waitObjects("ConfigMap ns/one=b, Namespace ns=a")
+	b.remove("b.yaml")
+	b.waitObjects("")
+	b.waitStates("")
 }
 
 func TestTwoFilesWithOneName(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -150,7 +151,13 @@ func (j *job) apply(ctx context.Context) (outcome, error) {
 	objects, variant := j.demanded()
 	intended := spec{
 		Source: filepath.Join(j.config.Dir, filepath.FromSlash(j.source.path)), Server: j.config.Server,
-		Checksum: j.content.sum, Kinds: union(j.spec.Kinds, kindsOf(j.content.objects)),
+		Checksum: j.content.sum + variant, Kinds: union(j.spec.Kinds, kindsOf(j.content.objects)),
+	}
+	clean := j.status.Checksum == intended.Checksum
+	if !clean {
+		if err := j.begin(ctx); err != nil {
+			return outcome{}, err
+		}
 	}
 	if err := j.intend(ctx, intended); err != nil {
 		return outcome{}, err
@@ -163,8 +170,7 @@ func (j *job) apply(ctx context.Context) (outcome, error) {
 		return j.failed(ctx)
 	}
 	j.waits.set(j.source.name, nil)
-	done := j.content.sum + variant
-	if j.status.Checksum != done {
+	if !clean {
 		if again, err := j.prune(ctx, objects); err != nil || again > 0 {
 			return outcome{after: again}, err
 		}
@@ -173,7 +179,17 @@ func (j *job) apply(ctx context.Context) (outcome, error) {
 	if err := j.intend(ctx, intended); err != nil {
 		return outcome{}, err
 	}
-	return outcome{}, j.finish(ctx, status{State: Ready, Objects: j.count(), Checksum: done})
+	return outcome{}, j.finish(ctx, status{State: Ready, Objects: j.count(), Checksum: intended.Checksum})
+}
+
+// begin takes back that an earlier content is what the cluster has, before that stops being true.
+func (j *job) begin(ctx context.Context) error {
+	if j.status.Checksum == "" {
+		return nil
+	}
+	st := j.status
+	st.State, st.Checksum, st.Message, st.Problems = Applying, "", "", nil
+	return j.report(ctx, st)
 }
 
 // demanded leaves out the objects that Switch has switched off, and says which variant of the file this is.
@@ -187,6 +203,9 @@ func (j *job) demanded() (objects []object, variant string) {
 		switch {
 		case !known: // they stay as they are
 			variant = "/as-is"
+			if rest, same := strings.CutPrefix(j.spec.Checksum, j.content.sum); same && rest != "" {
+				variant = rest
+			}
 		case on:
 			variant = "/on"
 			objects = append(objects, o)
@@ -344,7 +363,7 @@ func (j *job) progress(ctx context.Context) error {
 
 // failed says what is wrong. Nothing is pruned then: the old may be what still works.
 func (j *job) failed(ctx context.Context) (outcome, error) {
-	st := status{State: Waiting, Objects: j.count(), Problems: j.problems, Checksum: j.status.Checksum}
+	st := status{State: Waiting, Objects: j.count(), Problems: j.problems}
 	var missing []schema.GroupKind
 	final := true
 	for _, p := range j.problems {

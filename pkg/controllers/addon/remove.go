@@ -84,6 +84,9 @@ func (j *job) prune(ctx context.Context, objects []object) (again time.Duration,
 		return 0, err
 	}
 	stale = slices.DeleteFunc(stale, func(d doomed) bool {
+		if j.lodges(d) != "" {
+			return true // it goes when this Addon does
+		}
 		if !d.resource.namespaced {
 			return wanted[d.key().anywhere()] // the file may say a namespace that counts for nothing
 		}
@@ -193,8 +196,12 @@ func (j *job) removeRanks(ctx context.Context) ([]doomed, error) {
 	}
 	var left []doomed
 	for len(all) > 0 {
+		if tenant := j.lodges(all[0]); tenant != "" {
+			left, all = append(left, all[0]), all[1:]
+			continue
+		}
 		level := rank(all[0].resource.kind)
-		end := slices.IndexFunc(all, func(d doomed) bool { return rank(d.resource.kind) != level })
+		end := slices.IndexFunc(all, func(d doomed) bool { return rank(d.resource.kind) != level || j.lodges(d) != "" })
 		if end < 0 {
 			end = len(all)
 		}
@@ -234,6 +241,14 @@ func (j *job) removeRank(ctx context.Context, objects []doomed) (left []doomed, 
 	return left, failure
 }
 
+// lodges names another Addon that has objects in the namespace d, if that is what d is: they would go with it.
+func (j *job) lodges(d doomed) string {
+	if d.resource.kind.String() != "Namespace" {
+		return ""
+	}
+	return j.claims.tenant(d.item.name, j.source.name)
+}
+
 // deleteAll deletes objects in any order, unless the file comes back.
 func (j *job) deleteAll(ctx context.Context, objects []doomed) error {
 	var mu sync.Mutex // guards shown and done
@@ -263,6 +278,12 @@ func (j *job) removing(ctx context.Context, left []doomed, err error) error {
 	st.Message = "the file is gone"
 	if len(left) > 0 {
 		st.Message += fmt.Sprintf("; %d objects are left: %s", len(left), shorten(left))
+	}
+	for _, d := range left {
+		if tenant := j.lodges(d); tenant != "" {
+			st.Message += fmt.Sprintf("; namespace %s stays for as long as addon %s has objects in it", d.item.name, tenant)
+			break
+		}
 	}
 	if err != nil {
 		st.Message += "; " + err.Error()

@@ -80,22 +80,30 @@ func (r *run) follow(ctx context.Context, ready func()) (err error) {
 	}
 	defer func() { err = errors.Join(err, watch.Close()) }()
 	t := newTree(r.config.Dir)
-	look := time.NewTimer(r.look(t, watch))
+	look := time.NewTimer(never)
 	defer look.Stop()
+	due := time.Now().Add(never)
+	// sooner never postpones: a file that is written to all the time must not keep others from being seen.
+	sooner := func(after time.Duration) {
+		if at := time.Now().Add(after); at.Before(due) {
+			due = at
+			look.Reset(after)
+		}
+	}
+	sooner(r.look(t, watch))
 	ready()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-watch.Events:
-			look.Reset(gather)
+			sooner(gather)
 		case err := <-watch.Errors: // events were lost
 			r.log.Warn("watching the manifests had a hiccup", "directory", r.config.Dir, "error", err)
-			look.Reset(gather)
+			sooner(gather)
 		case <-look.C:
-			if again := r.look(t, watch); again < never {
-				look.Reset(again)
-			}
+			due = time.Now().Add(never)
+			sooner(r.look(t, watch))
 		}
 	}
 }
@@ -135,7 +143,7 @@ func (r *run) look(t *tree, watch *fsnotify.Watcher) time.Duration {
 	case first:
 		return 0 // for what changed between the scan and the watch
 	default:
-		return never
+		return never + time.Second
 	}
 }
 
