@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/pflag"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
+	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/egressselector"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
@@ -37,18 +38,36 @@ type Seams struct {
 // Dial makes a connection; see storagebackend.TransportConfig.EgressLookup.
 type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
+// Extension is an API group that kube-apiserver serves as if it were built in.
+type Extension interface {
+	// Install adds the group to s, before s is prepared to run.
+	Install(s *genericapiserver.GenericAPIServer) error
+}
+
 // Component is a kube-apiserver. Use [New].
 type Component struct {
+<<<<<<< HEAD
 	options *options.ServerRunOptions
 	seams   Seams
 	handler atomic.Pointer[http.Handler]
 	// up is closed when the component is ready.
 	up chan struct{}
+=======
+	options    *options.ServerRunOptions
+	extensions []Extension
+	// etcdDial, when not nil, replaces the network on the way to the datastore.
+	etcdDial func() Dial
+	handler  atomic.Pointer[http.Handler]
+>>>>>>> c8c6bdb (wip)
 }
 
 // New parses the configuration.
 // The error, an argv.UsageError, names an argument that upstream does not take.
+<<<<<<< HEAD
 func New(c Config, seams Seams) (*Component, error) {
+=======
+func New(c Config, etcdDial func() Dial, extensions ...Extension) (*Component, error) {
+>>>>>>> c8c6bdb (wip)
 	s := options.NewServerRunOptions()
 	named := s.Flags()
 	sets := make([]*pflag.FlagSet, 0, len(named.Order))
@@ -58,7 +77,11 @@ func New(c Config, seams Seams) (*Component, error) {
 	if err := argv.Parse(argsFlag, c.Args(), sets...); err != nil {
 		return nil, err
 	}
+<<<<<<< HEAD
 	return &Component{options: s, seams: seams, up: make(chan struct{})}, nil
+=======
+	return &Component{options: s, etcdDial: etcdDial, extensions: extensions}, nil
+>>>>>>> c8c6bdb (wip)
 }
 
 // Name is "kube-apiserver".
@@ -183,6 +206,15 @@ func (c *Component) build(ctx context.Context) (*genericServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create kube-apiserver: %w", err)
 	}
-	keepOpenAPIIndex(server.GenericAPIServer.NextDelegate())
+	kube, ok := server.GenericAPIServer.NextDelegate().(*genericapiserver.GenericAPIServer)
+	if !ok {
+		return nil, fmt.Errorf("create kube-apiserver: %T is behind the aggregator", server.GenericAPIServer.NextDelegate())
+	}
+	for _, e := range c.extensions {
+		if err := e.Install(kube); err != nil {
+			return nil, err
+		}
+	}
+	keepOpenAPIIndex(kube)
 	return server, nil
 }

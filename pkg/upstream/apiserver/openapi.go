@@ -18,10 +18,8 @@ const openAPIIndex = "/openapi/v3"
 // took a sixth of the CPU at rest. The list of the built-in types cannot change once they are installed; custom
 // resources have a server of their own in the chain, which is asked as ever. Call it before PrepareRun: the aggregator
 // takes the handler there (openapiv3/aggregator/aggregator.go:109); clients' requests do not go through it.
-func keepOpenAPIIndex(builtin genericapiserver.DelegationTarget) {
-	if s, ok := builtin.(*genericapiserver.GenericAPIServer); ok {
-		s.Handler.Director = &onceAnswered{path: openAPIIndex, next: s.Handler.Director}
-	}
+func keepOpenAPIIndex(kube *genericapiserver.GenericAPIServer) {
+	kube.Handler.Director = &onceAnswered{path: openAPIIndex, next: kube.Handler.Director}
 }
 
 // onceAnswered remembers the first good answer to a GET of path.
