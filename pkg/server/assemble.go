@@ -8,6 +8,7 @@ import (
 	"log/slog"
 
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/knarr-io/knarr/pkg/agent"
@@ -42,8 +43,10 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	}
 
 	gate := p.gate(log)
+	var shared shared // what serves metrics asks for its client when a request comes
 	kube, err := apiserver.New(p.apiServer(store.Access()), apiserver.Seams{
 		EtcdDial: func() apiserver.Dial { return store.Access().Dial }, NodeDial: gate.tunnels.DialContext, Front: gate.joins.Front,
+		Extensions: p.apis(func() (kubernetes.Interface, error) { return shared.Client() }, log),
 	})
 	if err != nil {
 		return parts, err

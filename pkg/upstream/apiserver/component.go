@@ -33,6 +33,8 @@ type Seams struct {
 	NodeDial Dial
 	// Front is put before everything that the port serves.
 	Front func(api http.Handler) http.Handler
+	// Extensions are served beside what is built in.
+	Extensions []Extension
 }
 
 // Dial makes a connection; see storagebackend.TransportConfig.EgressLookup.
@@ -46,28 +48,16 @@ type Extension interface {
 
 // Component is a kube-apiserver. Use [New].
 type Component struct {
-<<<<<<< HEAD
 	options *options.ServerRunOptions
 	seams   Seams
 	handler atomic.Pointer[http.Handler]
 	// up is closed when the component is ready.
 	up chan struct{}
-=======
-	options    *options.ServerRunOptions
-	extensions []Extension
-	// etcdDial, when not nil, replaces the network on the way to the datastore.
-	etcdDial func() Dial
-	handler  atomic.Pointer[http.Handler]
->>>>>>> c8c6bdb (wip)
 }
 
 // New parses the configuration.
 // The error, an argv.UsageError, names an argument that upstream does not take.
-<<<<<<< HEAD
 func New(c Config, seams Seams) (*Component, error) {
-=======
-func New(c Config, etcdDial func() Dial, extensions ...Extension) (*Component, error) {
->>>>>>> c8c6bdb (wip)
 	s := options.NewServerRunOptions()
 	named := s.Flags()
 	sets := make([]*pflag.FlagSet, 0, len(named.Order))
@@ -77,11 +67,7 @@ func New(c Config, etcdDial func() Dial, extensions ...Extension) (*Component, e
 	if err := argv.Parse(argsFlag, c.Args(), sets...); err != nil {
 		return nil, err
 	}
-<<<<<<< HEAD
 	return &Component{options: s, seams: seams, up: make(chan struct{})}, nil
-=======
-	return &Component{options: s, etcdDial: etcdDial, extensions: extensions}, nil
->>>>>>> c8c6bdb (wip)
 }
 
 // Name is "kube-apiserver".
@@ -210,7 +196,7 @@ func (c *Component) build(ctx context.Context) (*genericServer, error) {
 	if !ok {
 		return nil, fmt.Errorf("create kube-apiserver: %T is behind the aggregator", server.GenericAPIServer.NextDelegate())
 	}
-	for _, e := range c.extensions {
+	for _, e := range c.seams.Extensions {
 		if err := e.Install(kube); err != nil {
 			return nil, err
 		}

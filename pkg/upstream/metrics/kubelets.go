@@ -51,14 +51,14 @@ func (k *kubelets) summaries(names []string) map[string]*stats.Summary {
 	return found
 }
 
-// take returns the entries of the named nodes, and forgets what is too old to be asked for again.
+// take returns the entries of the named nodes, and forgets all answers that are no longer fresh.
 func (k *kubelets) take(names []string) map[string]*kubelet {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for name, node := range k.nodes {
 		if node.mu.TryLock() {
-			if k.now().Sub(node.at) >= fresh {
-				delete(k.nodes, name)
+			if !node.at.IsZero() && k.now().Sub(node.at) >= fresh {
+				delete(k.nodes, name) // without an answer it is about to be asked
 			}
 			node.mu.Unlock()
 		}
