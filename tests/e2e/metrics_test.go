@@ -88,7 +88,7 @@ func TestOneMetricsEndpoint(t *testing.T) {
 		"kube-controller-manager": "garbagecollector_controller_resources_sync_error_total",
 		"kubelet":                 "kubelet_running_pods",
 		"kube-proxy":              "kubeproxy_sync_proxy_rules_duration_seconds_count",
-		"containerd":              "container_runtime_cri_",
+		"containerd":              "containerd_cri_",
 		"the Go runtime":          "go_goroutines",
 		"the process":             "process_resident_memory_bytes",
 	} {

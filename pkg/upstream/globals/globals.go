@@ -88,6 +88,9 @@ func Apply(c Config) error {
 	b.useStandard()
 	b.useOTel()
 	useMetrics()
+	if err := bridgeMetrics(); err != nil {
+		return err
+	}
 	// kube-apiserver and kube-controller-manager do so first thing
 	// (cmd/kube-apiserver/app/server.go:91, cmd/kube-controller-manager/app/controllermanager.go:130):
 	// the API's warnings are for people with kubectl.
