@@ -43,7 +43,7 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	}
 
 	gate := p.gate(log)
-	var shared shared // what serves metrics asks for its client when a request comes
+	var shared agent.Shared // what serves metrics asks for its client when a request comes
 	kube, err := apiserver.New(p.apiServer(store.Access()), apiserver.Seams{
 		EtcdDial: func() apiserver.Dial { return store.Access().Dial }, NodeDial: gate.tunnels.DialContext, Front: gate.joins.Front,
 		Extensions: p.apis(func() (kubernetes.Interface, error) { return shared.Client() }, log),
@@ -73,7 +73,7 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 		g.Add(lifecycle.Restarted(p.ingress(kube, parts.Addons, log), log), lifecycle.After(api), lifecycle.Optional())
 	}
 
-	shared := agent.NewShared(newClient(kube))
+	shared = agent.NewShared(newClient(kube))
 	cache := g.Add(shared, lifecycle.After(api))
 	gate.open(g, shared, cache)
 	if p.Components.CloudController {
