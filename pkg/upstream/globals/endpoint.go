@@ -12,8 +12,8 @@ import (
 )
 
 // bridgeMetrics makes kube-apiserver's /metrics the endpoint for the whole process. Kubernetes' components have one
-// registry between them already (k8s.io/component-base/metrics/legacyregistry); containerd and others register with
-// Prometheus's own default.
+// registry between them already (k8s.io/component-base/metrics/legacyregistry); [others] register with Prometheus's own
+// default.
 func bridgeMetrics() error {
 	if err := legacyregistry.Registerer().Register(defaultRegistry{prometheus.DefaultGatherer}); err != nil {
 		return fmt.Errorf("put the metrics of all components together: %w", err)
@@ -21,8 +21,9 @@ func bridgeMetrics() error {
 	return nil
 }
 
-// both are prefixes of families that every registry has.
-var both = []string{"go_", "process_", "promhttp_"}
+// others are the prefixes of what is only in Prometheus's default registry: containerd's metrics and those of an etcd in
+// this process. Both registries have some families, and one family twice would make the endpoint fail.
+var others = []string{"containerd_", "etcd_debugging_", "etcd_disk_", "etcd_mvcc_", "etcd_network_", "etcd_server_", "etcd_snap_"}
 
 // defaultRegistry is a registry as a collector of another one.
 type defaultRegistry struct{ prometheus.Gatherer }
@@ -37,7 +38,7 @@ func (r defaultRegistry) Collect(to chan<- prometheus.Metric) {
 		to <- prometheus.NewInvalidMetric(prometheus.NewInvalidDesc(err), err)
 	}
 	for _, f := range families {
-		if slices.ContainsFunc(both, func(prefix string) bool { return strings.HasPrefix(f.GetName(), prefix) }) {
+		if !slices.ContainsFunc(others, func(prefix string) bool { return strings.HasPrefix(f.GetName(), prefix) }) {
 			continue
 		}
 		for _, m := range f.GetMetric() {
