@@ -35,6 +35,7 @@ func TestJoin(t *testing.T) {
 	}{
 		{"the line that is pasted", (*joined).pasted},
 		{"logs and exec without an open port", (*joined).closed},
+		{"services and volumes on two nodes", (*joined).spread},
 		{"who is refused", (*joined).refused},
 		{"the server dies and comes back", (*joined).bereft},
 		{"the agent starts without a server", (*joined).orphan},
