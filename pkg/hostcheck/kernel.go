@@ -85,7 +85,7 @@ func (c *checker) ipForward() []Result {
 	case !found:
 		return fail("the kernel has no IPv4", "use a kernel with CONFIG_INET")
 	case value == "0":
-		return ok("off; turned on with the first pod")
+		return ok("off; knarr turns it on")
 	}
 	return ok("on")
 }

@@ -112,6 +112,9 @@ func (c *Component) awaitPodCIDR(ctx context.Context, nodes cache.SharedIndexInf
 
 // setUp makes the links and the rules.
 func (c *Component) setUp(ctx context.Context, wg *sync.WaitGroup, sm *subnets) (backend.Network, error) {
+	if err := forward("/proc/sys", sm.network); err != nil {
+		return nil, err
+	}
 	device, err := c.device(sm.network)
 	if err != nil {
 		return nil, err
