@@ -3,6 +3,7 @@ package kubelet
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -100,6 +101,8 @@ func (c *Component) useClient(deps *kubelet.Dependencies, heartbeat time.Duratio
 	if err != nil {
 		return err
 	}
+	config = rest.CopyConfig(config)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return patient{next} })
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("make kubelet client: %w", err)
