@@ -238,6 +238,7 @@ func TestHelmFailures(t *testing.T) {
 	h.testPolicies(e)
 	h.testUnmanaged(e, good)
 	h.testStatic(e)
+	h.testManifest(e, good)
 }
 
 // testPolicies installs a chart, upgrades it to one whose hook fails, and looks what each policy makes of that.
@@ -284,13 +285,49 @@ func (h helm) testUnmanaged(e *env, content string) {
 	h.shows(e.ns, "handed", "1.0.0 1 chart chart")
 }
 
-// testStatic installs from a file of the server's, named as k3s's users do.
+// testStatic installs from a file of the server's, named as k3s's users do: over an object that is there already, with
+// its releases in ConfigMaps. Then the release moves to another namespace.
 func (h helm) testStatic(e *env) {
 	h.t.Helper()
+	_, err := e.client.CoreV1().ConfigMaps(e.ns).Create(e.ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "local-out"}}, metav1.CreateOptions{})
+	e.must(err)
 	archive := testChart(h.t, h.t.TempDir(), "local", "1.0.0", map[string]string{"out.yaml": output})
 	must(h.t, e.host.CopyIn(archive, cluster.DataDir+"/server/static/charts/local-1.0.0.tgz", 0o644))
-	h.chart("local", map[string]any{"chart": "https://%{KUBERNETES_API}%/static/charts/local-1.0.0.tgz"})
+	spec := map[string]any{"chart": "https://%{KUBERNETES_API}%/static/charts/local-1.0.0.tgz", "driver": "configmap"}
+	h.chart("local", spec)
+	if status := h.status("local", "Failed"); !strings.Contains(fmt.Sprint(status["lastError"]), "exists and cannot be imported") {
+		h.t.Errorf("the error is %v", status["lastError"])
+	}
+	spec["takeOwnership"] = true
+	h.chart("local", spec)
 	h.shows(e.ns, "local", "1.0.0 1 chart chart")
+	if list, err := e.client.CoreV1().ConfigMaps(e.ns).List(e.ctx, metav1.ListOptions{LabelSelector: "owner=helm,name=local"}); err != nil || len(list.Items) != 1 {
+		h.t.Errorf("%d revisions in ConfigMaps, %v", len(list.Items), err)
+	}
+	spec["targetNamespace"], spec["createNamespace"] = e.ns+"-moved", true
+	h.chart("local", spec)
+	h.shows(e.ns+"-moved", "local", "1.0.0 1 chart chart")
+	h.status("local", "Ready")
+	if _, err := e.client.CoreV1().ConfigMaps(e.ns).Get(e.ctx, "local-out", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		h.t.Errorf("what the release made before it moved: %v", err)
+	}
+	e.must(e.client.CoreV1().Namespaces().Delete(e.ctx, e.ns+"-moved", metav1.DeleteOptions{}))
+}
+
+// testManifest puts a HelmChart beside the server's manifests and takes it away again.
+func (h helm) testManifest(e *env, content string) {
+	h.t.Helper()
+	const file = cluster.DataDir + "/server/manifests/chart.yaml"
+	must(h.t, e.host.WriteFile(file, []byte("apiVersion: helm.cattle.io/v1\nkind: HelmChart\nmetadata: {name: filed, namespace: "+e.ns+"}\nspec: {chartContent: "+content+", valuesContent: 'color: grey'}\n"), 0o600))
+	h.shows(e.ns, "filed", "1.0.0 1 grey chart")
+	_, err := e.host.Exec(e.ctx, "rm", file)
+	must(h.t, err)
+	eventually(h.t, "the chart to be gone with its file", func() error {
+		if _, err := e.client.CoreV1().ConfigMaps(e.ns).Get(e.ctx, "filed-out", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("it is there, %w", err)
+		}
+		return nil
+	})
 }
 
 // A server that is killed while it installs goes on where it was, and so does one killed while it upgrades.
