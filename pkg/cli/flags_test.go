@@ -8,11 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/knarr-io/knarr/pkg/config"
+	"github.com/knarr-io/knarr/pkg/sdnotify"
 )
 
 // update is for every golden file of this package.
@@ -112,6 +114,23 @@ func TestConfiguredCommand(t *testing.T) {
 	var bad *config.Error
 	if !errors.As(err, &bad) || ExitCode(err) != exitUsage {
 		t.Errorf("%T has exit code %d", err, ExitCode(err))
+	}
+}
+
+// TestAgentHelp has what an agent decides, and not what the cluster does.
+func TestAgentHelp(t *testing.T) {
+	c := newCommand(t)
+	if code := c.run(t, func(env Env) *cli.Command { return agentCommand(env, sdnotify.Notifier{}) }, "--help"); code != 0 {
+		t.Fatalf("exit code %d: %s", code, &c.stderr)
+	}
+	out := c.stdout.String()
+	for flag, want := range map[string]bool{"--server": true, "--token-file": true, "--lb-server-port": true, "--node-label": true, "--cluster-cidr": false, "--agent-token": false, "--datastore-endpoint": false} {
+		if strings.Contains(out, flag+" ") != want {
+			t.Errorf("help has %s: %t", flag, !want)
+		}
+	}
+	if code := c.run(t, func(env Env) *cli.Command { return agentCommand(env, sdnotify.Notifier{}) }); code != exitUsage || !strings.Contains(c.stderr.String(), "KNARR_URL") {
+		t.Errorf("without a server: %d, %s", code, &c.stderr)
 	}
 }
 

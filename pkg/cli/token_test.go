@@ -12,7 +12,7 @@ import (
 
 func TestTokenGenerate(t *testing.T) {
 	c := newCommand(t)
-	if code := c.run(t, tokenCommand, "token", "generate"); code != 0 {
+	if code := c.run(t, tokenCommand, "generate"); code != 0 {
 		t.Fatalf("exit code %d: %s", code, &c.stderr)
 	}
 	made, err := token.Parse(c.stdout.String())
@@ -24,7 +24,7 @@ func TestTokenGenerate(t *testing.T) {
 func TestTokenRotate(t *testing.T) {
 	c := newCommand(t)
 	dir := filepath.Join(c.root, "var/lib/knarr/server")
-	if code := c.run(t, tokenCommand, "token", "rotate"); code != exitFailed || !strings.Contains(c.stderr.String(), "run this on a server") {
+	if code := c.run(t, tokenCommand, "rotate"); code != exitFailed || !strings.Contains(c.stderr.String(), "run this on a server") {
 		t.Errorf("without a token: %d, %s", code, &c.stderr)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -35,11 +35,11 @@ func TestTokenRotate(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, bad := range [][]string{{"--token", "other"}, {"--new-token", "a b"}, {"--new-token", "abcdef.0123456789abcdef"}, {"word"}} {
-		if code := c.run(t, tokenCommand, append([]string{"token", "rotate"}, bad...)...); code != exitUsage {
+		if code := c.run(t, tokenCommand, append([]string{"rotate"}, bad...)...); code != exitUsage {
 			t.Errorf("%v: exit code %d: %s", bad, code, &c.stderr)
 		}
 	}
-	if code := c.run(t, tokenCommand, "token", "rotate", "--token", "old", "--new-token", "new"); code != 0 {
+	if code := c.run(t, tokenCommand, "rotate", "--token", "old", "--new-token", "new"); code != 0 {
 		t.Fatalf("exit code %d: %s", code, &c.stderr)
 	}
 	want := "K10" + hash + "::server:new\n"
@@ -52,7 +52,7 @@ func TestTokenRotate(t *testing.T) {
 func TestTokenNeedsACluster(t *testing.T) {
 	for _, args := range [][]string{{"list"}, {"create"}, {"delete", "abcdef"}, {"allow-node", "n1"}, {"join-command"}} {
 		c := newCommand(t)
-		code := c.run(t, tokenCommand, append([]string{"token"}, args...)...)
+		code := c.run(t, tokenCommand, args...)
 		if code != exitFailed || !strings.Contains(c.stderr.String(), "run this on a server, or give --kubeconfig") {
 			t.Errorf("%v: %d, %s", args, code, &c.stderr)
 		}
