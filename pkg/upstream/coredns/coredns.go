@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -30,6 +31,8 @@ const (
 	// quiet is how long files must have been left alone before they are read again: the kubelet replaces those of a
 	// ConfigMap in several steps.
 	quiet = 200 * time.Millisecond
+	// started is when all that a new instance needs only at its start has been done, the first lists of objects among it.
+	started = 5 * time.Second
 )
 
 // Config is where the server has its configuration from.
@@ -77,10 +80,14 @@ func (s *server) serve(ctx context.Context, watch *fsnotify.Watcher) {
 	settled := time.NewTimer(quiet)
 	settled.Stop()
 	defer settled.Stop()
+	rest := time.NewTimer(started)
+	defer rest.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-rest.C:
+			debug.FreeOSMemory() // half of the heap is what knarr's packages made on their way up
 		case <-watch.Events:
 			settled.Reset(quiet)
 		case err := <-watch.Errors: // events were lost
@@ -90,6 +97,7 @@ func (s *server) serve(ctx context.Context, watch *fsnotify.Watcher) {
 			if err := errors.Join(s.follow(watch), s.reload()); err != nil {
 				s.log.Error("the changed Corefile cannot be served; the one before still is", "error", err)
 			}
+			rest.Reset(started)
 		}
 	}
 }
