@@ -2,7 +2,9 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 )
@@ -25,8 +27,10 @@ func (p patient) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err != nil || resp.StatusCode != http.StatusForbidden || req.Method != http.MethodGet || wait > lastWait {
 			return resp, err
 		}
-		if err := resp.Body.Close(); err != nil {
-			return nil, fmt.Errorf("end a refused request: %w", err)
+		// To its end, since closing before that would abort the handler, which would complain.
+		_, err = io.Copy(io.Discard, resp.Body)
+		if err := errors.Join(err, resp.Body.Close()); err != nil {
+			return nil, fmt.Errorf("read the answer to a refused request: %w", err)
 		}
 		timer := time.NewTimer(wait)
 		select {
