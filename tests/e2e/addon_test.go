@@ -369,10 +369,10 @@ func TestManifestsOnAFullDisk(t *testing.T) {
 	t.Parallel()
 	s := own(t, "full", lab.Options{})
 	h := s.Host
-	_, err := h.Exec(t.Context(), "sh", "-c", "mkdir -p "+manifests+" && mount -t tmpfs -o size=16k full "+manifests)
+	_, err := h.Exec(t.Context(), "sh", "-c", "mkdir -p "+manifests+" && mount -t tmpfs -o size=16m full "+manifests)
 	must(t, err)
 	manifest(t, h, "mine.yaml", configMap("default", "mine", ""))
-	if _, err := h.Exec(t.Context(), "dd", "if=/dev/zero", "of="+filepath.Join(manifests, "filler"), "bs=1k", "count=64"); err == nil {
+	if _, err := h.Exec(t.Context(), "dd", "if=/dev/zero", "of="+filepath.Join(manifests, "filler"), "bs=64k", "count=1024"); err == nil {
 		t.Fatal("the disk is not full")
 	}
 	c := served(t, s)
@@ -384,6 +384,9 @@ func TestManifestsOnAFullDisk(t *testing.T) {
 		}
 		return nil
 	})
+	if n := strings.Count(s.Log(), "the manifests are not all in force"); n != 1 {
+		t.Errorf("the log says it %d times", n)
+	}
 	removeManifest(t, h, "filler")
 	awaitAddon(t, c, "roles", "Ready", "")
 	_, err = s.Command(t.Context(), "status")

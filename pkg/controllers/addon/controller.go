@@ -201,11 +201,11 @@ func (c *Controller) adopt(r *run) {
 	c.run = r
 }
 
-// note keeps what keeps the directory from being followed, and reports whether that is news.
+// note keeps what keeps the directory from being followed, and reports whether it has become or ceased to be.
 func (c *Controller) note(fault error) (news bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	news = (fault == nil) != (c.fault == nil) || fault != nil && fault.Error() != c.fault.Error()
+	news = (fault == nil) != (c.fault == nil)
 	c.fault = fault
 	return news
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,7 +29,10 @@ type run struct {
 	claims     *claims
 	waits      *waits
 
-	restored map[string]stamp // packaged files as they were written; used by follow alone
+	// Used by follow alone.
+	restored map[string]stamp // packaged files as they were written
+	broken   error            // what the last tend has failed on
+	tended   time.Time        // when that was
 
 	mu      sync.Mutex
 	sources map[string]source    // by name of the Addon
@@ -96,8 +100,11 @@ func (r *run) follow(ctx context.Context, ready func()) (err error) {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-watch.Events:
-			sooner(gather)
+		case e := <-watch.Events:
+			// What is hidden is of no concern, temporary files of knarr's own above all.
+			if !strings.HasPrefix(filepath.Base(e.Name), ".") {
+				sooner(gather)
+			}
 		case err := <-watch.Errors: // events were lost
 			r.log.Warn("watching the manifests had a hiccup", "directory", r.config.Dir, "error", err)
 			sooner(gather)
@@ -120,8 +127,9 @@ func (r *run) look(t *tree, watch *fsnotify.Watcher) time.Duration {
 	}
 	due, scanErr := t.scan(time.Now())
 	if errors.Is(scanErr, errNoDir) {
-		scanErr = atomicfile.MkdirAll(r.config.Dir, 0o700)
-		due = time.Now()
+		if scanErr = atomicfile.MkdirAll(r.config.Dir, 0o700); scanErr == nil {
+			due = time.Now()
+		}
 	} else if scanErr == nil {
 		// What came into a directory before it was watched makes no event.
 		added, watchErr := follow(watch, t.dirs)
@@ -160,14 +168,18 @@ func (r *run) prepare(t *tree) error {
 	return errors.Join(errs...)
 }
 
-// tend puts packaged files back.
+// tend puts packaged files back. What has failed is tried again only after a while, whatever else happens.
 func (r *run) tend(files map[string]stamp) error {
+	if r.broken != nil && time.Since(r.tended) < repair {
+		return r.broken
+	}
 	edited, err := r.config.restore(files, r.restored)
 	for _, file := range edited {
 		stem, _ := base(file)
 		r.log.Warn("a packaged manifest was edited and is put back; changes belong into a patch beside it",
 			"file", file, "patch", stem+patchSuffix+suffixes[0], "copy", file+editedSuffix)
 	}
+	r.broken, r.tended = err, time.Now()
 	return err
 }
 
