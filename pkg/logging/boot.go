@@ -18,6 +18,8 @@ const (
 	redrawEvery   = 100 * time.Millisecond // on a terminal
 	progressFirst = 3 * time.Second        // elsewhere; each time twice as long,
 	progressMost  = time.Minute            // at most
+	// gather is how long a component that is ready waits for others to share its line.
+	gather = 200 * time.Millisecond
 )
 
 // BootConfig is what a [Boot] shows besides components.
@@ -41,8 +43,8 @@ type BootConfig struct {
 // Fact is a line of a [Boot]: a name of up to ten letters and its value.
 type Fact struct{ Name, Value string }
 
-// Boot shows the start of the process on one screen: who starts, each component
-// when it is ready, what is waited for meanwhile, and what to do at the end. On a
+// Boot shows the start of the process on one screen: who starts, the components
+// as they are ready, those of about the same moment in one line, what is waited for meanwhile, and what to do at the end. On a
 // terminal the last line tells at each moment what is waited for; anywhere else
 // there are plain lines only.
 //
@@ -62,6 +64,8 @@ type Boot struct {
 	line   string                    // the last line, without newline
 	timer  *time.Timer               // calls tick
 	pause  time.Duration             // until the next tick
+	ready  []lifecycle.Status        // ready and not shown yet
+	gather *time.Timer               // shows them
 }
 
 // NewBoot makes a Boot that writes to out, normally standard error. What out is
@@ -116,6 +120,7 @@ func (b *Boot) Begin(status func() []lifecycle.Status) error {
 		b.pause = redrawEvery
 	}
 	b.timer = time.AfterFunc(b.pause, b.tick)
+	b.gather = time.AfterFunc(gather, b.flush)
 	return b.put(b.title(), "")
 }
 
@@ -133,14 +138,19 @@ func (b *Boot) Observe(s lifecycle.Status) {
 	text, broken := "", false
 	switch s.State {
 	case lifecycle.Ready:
-		text = b.ready(s)
+		if b.ready = append(b.ready, s); len(b.ready) == 1 {
+			b.gather.Reset(gather)
+		}
 	case lifecycle.Failed:
-		text = b.failed(s)
+		text = b.takeReady() + b.failed(s)
 		broken = !s.Optional
 	case lifecycle.Stopping, lifecycle.Stopped:
 		broken = !s.Optional // the group is asked to stop
 	}
 	over := broken || settled(all)
+	if over {
+		text = b.takeReady() + text
+	}
 	if over && !broken {
 		text += b.result(all)
 	}
@@ -168,7 +178,17 @@ func (b *Boot) end() {
 	}
 	b.on = false
 	b.timer.Stop()
+	b.gather.Stop()
 	_ = b.put("", "") // as in Observe
+}
+
+// flush shows what is ready.
+func (b *Boot) flush() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.on && len(b.ready) > 0 {
+		_ = b.put(b.takeReady(), "") // as in Observe
+	}
 }
 
 // settled reports whether there is nothing left to wait for.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -313,5 +314,23 @@ func TestBootIsNoTerminalWithoutOne(t *testing.T) {
 	b.End()
 	if n := b.out.(*bytes.Buffer).Len(); n != 0 {
 		t.Errorf("%d bytes without Begin", n)
+	}
+}
+
+// TestReadyLinesWrap has more components ready at once than a line has room for.
+func TestReadyLinesWrap(t *testing.T) {
+	b := NewBoot(BootConfig{Started: time.Unix(0, 0)}, io.Discard)
+	for i := range 9 {
+		b.ready = append(b.ready, lifecycle.Status{Name: fmt.Sprintf("component-%d", i), Since: time.Unix(1, int64(i)*1e8)})
+	}
+	const want = `ready      1.8 s  component-0, component-1, component-2, component-3,
+                  component-4, component-5, component-6, component-7,
+                  component-8
+`
+	if got := b.takeReady(); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	if got := b.takeReady(); got != "" {
+		t.Errorf("they are shown twice: %s", got)
 	}
 }

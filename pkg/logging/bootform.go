@@ -9,9 +9,8 @@ import (
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 )
 
-// nameWidth fits the longest name of a component, cloud-controller-manager; with
-// mark and time a line has 36 columns.
-const nameWidth = 25
+// lineWidth is where a list of components goes on in the next line.
+const lineWidth = 80
 
 // title is "knarr v1.37.1+knarr1 server on node-1" and the facts.
 func (b *Boot) title() string {
@@ -30,18 +29,35 @@ func facts(all []Fact) string {
 	return t.String()
 }
 
-// ready is "✓ kubelet      1.2 s", and in plain lines "ready    kubelet      1.2 s".
-func (b *Boot) ready(s lifecycle.Status) string {
-	return b.componentLine(green, "✓", "ready", s) + "\n"
+// takeReady is "✓    1.2 s  kubelet, kube-proxy", and in plain lines "ready      1.2 s  kubelet, kube-proxy", for those
+// that are ready and not shown yet: none the next time.
+func (b *Boot) takeReady() string {
+	var text, line string
+	for i, s := range b.ready {
+		switch {
+		case i == 0:
+			line = b.componentLine(green, "✓", "ready", b.ready[len(b.ready)-1].Since) + s.Name
+		case utf8.RuneCountInString(line)+len(", ")+len(s.Name) >= lineWidth:
+			text += line + ",\n"
+			line = strings.Repeat(" ", utf8.RuneCountInString(b.componentLine("", "✓", "", s.Since))) + s.Name
+		default:
+			line += ", " + s.Name
+		}
+	}
+	if len(b.ready) > 0 {
+		text += line + "\n"
+	}
+	b.ready = nil
+	return text
 }
 
 // failed tells why, too, but not of an optional component: the group logs that.
 func (b *Boot) failed(s lifecycle.Status) string {
 	if s.Optional {
-		return b.componentLine(yellow, "!", "failed", s) + "  (goes on without it)\n"
+		return b.componentLine(yellow, "!", "failed", s.Since) + s.Name + "  (goes on without it)\n"
 	}
 	var t strings.Builder
-	t.WriteString(b.componentLine(red, "✗", "failed", s) + "\n")
+	t.WriteString(b.componentLine(red, "✗", "failed", s.Since) + s.Name + "\n")
 	for line := range strings.Lines(s.LastError) {
 		t.WriteString("    ")
 		t.Write(appendEscaped(nil, strings.TrimRight(line, "\n")))
@@ -53,11 +69,15 @@ func (b *Boot) failed(s lifecycle.Status) string {
 	return t.String()
 }
 
-func (b *Boot) componentLine(colour, mark, word string, s lifecycle.Status) string {
+// componentLine is the beginning of a line about components.
+func (b *Boot) componentLine(colour, mark, word string, at time.Time) string {
 	if !b.tty {
 		mark = fmt.Sprintf("%-8s", word)
 	}
-	return b.paint(colour, mark) + fmt.Sprintf(" %-*s %6s s", nameWidth, s.Name, b.seconds(s.Since))
+	if colour != "" {
+		mark = b.paint(colour, mark)
+	}
+	return mark + fmt.Sprintf(" %5s s  ", b.seconds(at))
 }
 
 // seconds is the time since the process was executed.
@@ -95,7 +115,7 @@ func (b *Boot) waiting(all []lifecycle.Status, columns int) string {
 	if len(working) == 0 {
 		working = idle
 	}
-	line := fmt.Sprintf("%s s  %d of %d ready, waiting for %s",
+	line := fmt.Sprintf("%5s s  %d of %d ready, waiting for %s",
 		b.seconds(time.Now()), ready, len(all), strings.Join(working, ", "))
 	if b.tty {
 		return cut("  "+line, columns)
