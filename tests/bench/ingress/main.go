@@ -60,17 +60,21 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	span := time.Duration(*idle) * time.Second
-	without, err := begin(ctx, l, "without", binary, archives, "--disable=traefik")
+	visitor, err := l.AddHost(ctx, "visitor", lab.Options{})
+	if err != nil {
+		return err
+	}
+	without, err := begin(ctx, l, "without", visitor, binary, archives, "--disable=traefik")
 	if err != nil {
 		return err
 	}
 	if err := without.watch(ctx, "disabled", span); err != nil {
 		return err
 	}
-	if err := errors.Join(without.server.Host.Destroy(), without.visitor.Destroy()); err != nil {
+	if err := without.server.Host.Destroy(); err != nil {
 		return err
 	}
-	b, err := begin(ctx, l, "with", binary, archives)
+	b, err := begin(ctx, l, "with", visitor, binary, archives)
 	if err != nil {
 		return err
 	}
@@ -95,12 +99,8 @@ type bench struct {
 }
 
 // begin starts knarr on a host called name, and the server that is asked in a pod there.
-func begin(ctx context.Context, l *lab.Lab, name, binary string, archives []string, args ...string) (*bench, error) {
+func begin(ctx context.Context, l *lab.Lab, name string, visitor *lab.Host, binary string, archives []string, args ...string) (*bench, error) {
 	host, err := l.AddHost(ctx, name, lab.Options{})
-	if err != nil {
-		return nil, err
-	}
-	visitor, err := l.AddHost(ctx, name+"-visitor", lab.Options{})
 	if err != nil {
 		return nil, err
 	}
