@@ -221,7 +221,7 @@ func TestServeTriesAgain(t *testing.T) {
 
 func TestRelease(t *testing.T) {
 	mine, theirs := listed(testService("mine", 1, 80), "10.0.0.1"), listed(testService("theirs", 1, 81), "10.0.0.9")
-	mine.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: fieldManager, Subresource: "status", FieldsV1: &metav1.FieldsV1{Raw: []byte("{}")}}}
+	mine.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: fieldManager, Subresource: "status"}}
 	theirs.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "metallb", Subresource: "status"}, {Manager: fieldManager}}
 	b := bed{t, fake.NewClientset(testService("none", 1, 82))}
 	// The fake API keeps account of managers by itself, so it is told what to say.
