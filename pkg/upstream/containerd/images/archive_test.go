@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"io"
 	"maps"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -75,8 +77,12 @@ func layout(t *testing.T, name string) []byte {
 
 func layoutOf(t *testing.T, name, program string) []byte {
 	t.Helper()
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "program"), []byte(program), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	var b bytes.Buffer
-	if err := pack.Image(name, runtime.GOARCH, "program", []byte(program), &b); err != nil {
+	if err := pack.Image(name, runtime.GOARCH, "/program", root, &b); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
