@@ -117,14 +117,12 @@ func (j *joined) pasted() {
 
 // closed asks for what needs a connection from the server to the agent, which nobody can open.
 func (j *joined) closed() {
-	for _, rule := range [][]string{
-		{"add", "table", "inet", "closed"},
-		{"add", "chain", "inet", "closed", "input", "{ type filter hook input priority -300; }"},
-		{"add", "rule", "inet", "closed", "input", "iifname", "eth0", "ct", "state", "new", "drop"},
-	} {
-		_, err := j.agent.Host.Exec(j.ctx, append([]string{"nft"}, rule...)...)
-		j.must(err)
-	}
+	j.nft("add", "table", "inet", "closed")
+	j.nft("add", "chain", "inet", "closed", "input", "{ type filter hook input priority -300; }")
+	j.nft("add", "rule", "inet", "closed", "input", "iifname", "eth0", "ct", "state", "new", "drop")
+	// What comes after needs the pod network, but never the kubelet's port.
+	defer j.nft("add", "rule", "inet", "closed", "input", "iifname", "eth0", "tcp", "dport", "10250", "drop")
+	defer j.nft("flush", "chain", "inet", "closed", "input")
 	j.works()
 	if out, err := j.runKubectl("logs", "guest", "-c", "http"); err != nil {
 		j.t.Errorf("logs: %v %s", err, out)
@@ -140,6 +138,13 @@ func (j *joined) closed() {
 	if want := "96995b58d4cbf6aaa9041b4f00c7f6ae"; err != nil || !strings.HasPrefix(out, want) {
 		j.t.Errorf("md5sum of %d zeros in the pod: %q, %v", size, out, err)
 	}
+}
+
+// nft changes the agent's packet filter.
+func (j *joined) nft(args ...string) {
+	j.t.Helper()
+	_, err := j.agent.Host.Exec(j.ctx, append([]string{"nft"}, args...)...)
+	j.must(err)
 }
 
 // works is exec in the agent's pod.
