@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/knarr-io/knarr/pkg/config"
+	"github.com/knarr-io/knarr/pkg/datastore/etcd"
 	"github.com/knarr-io/knarr/pkg/hostcheck"
 )
 
@@ -91,6 +92,11 @@ func checkedSettings(in config.Input) (hostcheck.Settings, []hostcheck.Result) {
 			continue
 		}
 		ports = append(ports, port)
+	}
+	if server.Datastore.ClusterInit {
+		ports = append(ports,
+			hostcheck.Port{Network: "tcp", Number: etcd.ClientPort, Use: "etcd's clients"},
+			hostcheck.Port{Network: "tcp", Number: etcd.PeerPort, Use: "etcd's members"})
 	}
 	settings.Ports = ports
 	return settings, []hostcheck.Result{validRow("valid", server.Common)}

@@ -60,6 +60,10 @@ func TestCheckedSettings(t *testing.T) {
 		t.Errorf("rows %+v", rows)
 	}
 
+	in.CommandLine = []config.Occurrence{{Name: "cluster-init", Value: "true"}}
+	if withEtcd, _ := checkedSettings(in); len(withEtcd.Ports) != len(settings.Ports)+2 {
+		t.Errorf("with an embedded etcd the ports are %+v", withEtcd.Ports)
+	}
 	in.CommandLine = []config.Occurrence{{Name: "https-listen-port", Value: "x"}, {Name: "flannel-backend", Value: "y"}}
 	if _, rows := checkedSettings(in); len(rows) != 2 || rows[0].Level != hostcheck.Fail || rows[1].Action == "" {
 		t.Errorf("two wrong flags gave %+v", rows)
