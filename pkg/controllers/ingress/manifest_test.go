@@ -18,7 +18,7 @@ import (
 // bundled are the objects of a bundled manifest.
 func bundled(t *testing.T, file string) (objects []*unstructured.Unstructured) {
 	t.Helper()
-	data, err := manifests.Read(file, manifests.Values{})
+	data, err := manifests.Read(file, manifests.Values{manifests.BaseImage: "docker.io/knarr/base:1"})
 	must(t, err)
 	for d := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096); ; {
 		var o unstructured.Unstructured
