@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"golang.org/x/crypto/bcrypt"
@@ -137,9 +136,4 @@ func pushChart(t *testing.T, web *http.Client, at, password, name, version strin
 	must(t, err)
 	_, err = client.Push(archive, at+"/charts/"+name+":"+version)
 	must(t, err)
-}
-
-// indent puts a text into a block of YAML.
-func indent(text, by string) string {
-	return by + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n"+by)
 }
