@@ -14,10 +14,6 @@ import (
 	"github.com/knarr-io/knarr/pkg/agent"
 	"github.com/knarr-io/knarr/pkg/backup"
 	"github.com/knarr-io/knarr/pkg/controllers/addon"
-	"github.com/knarr-io/knarr/pkg/controllers/dns"
-	"github.com/knarr-io/knarr/pkg/controllers/etcdmember"
-	"github.com/knarr-io/knarr/pkg/controllers/localpath"
-	nodecontroller "github.com/knarr-io/knarr/pkg/controllers/node"
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/upstream/apiserver"
@@ -66,35 +62,10 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 		}
 		g.Add(s, lifecycle.After(api))
 	}
-	parts.Addons = p.addons(kube, log)
-	g.Add(lifecycle.Restarted(parts.Addons, log), lifecycle.After(api), lifecycle.Optional())
-
-	if p.Components.Packaged("traefik") {
-		g.Add(lifecycle.Restarted(p.ingress(kube, parts.Addons, log), log), lifecycle.After(api), lifecycle.Optional())
-	}
-
 	shared = agent.NewShared(newClient(kube))
 	cache := g.Add(shared, lifecycle.After(api))
 	gate.open(g, shared, cache)
-	if p.Components.CloudController {
-		g.Add(nodecontroller.New(shared.Client, shared.Informers, log), lifecycle.After(cache))
-	}
-	g.Add(p.serviceLB(shared, log), lifecycle.After(cache), lifecycle.Optional())
-	if p.Components.Packaged("local-storage") {
-		storage := localpath.New(shared.Client, shared.Informers, log)
-		g.Add(lifecycle.Restarted(storage, log), lifecycle.After(cache), lifecycle.Optional())
-	}
-	if p.hasEtcd() {
-		g.Add(etcdmember.New(shared.Informers, store.RemoveNode, log), lifecycle.After(cache))
-	}
-	g.Add(p.runtimeClasses(shared, log), lifecycle.After(cache), lifecycle.Optional())
-	if p.Components.HelmController {
-		g.Add(p.helm(kube, shared, log), lifecycle.After(cache), lifecycle.Optional())
-	}
-	if p.Components.Packaged("coredns") {
-		look := dns.New(dns.Config{Place: !p.Components.Agent}, shared.Client, shared.Informers, log)
-		g.Add(lifecycle.Restarted(look, log), lifecycle.After(cache), lifecycle.Optional())
-	}
+	parts.Addons = p.addControllers(g, cache, kube, shared, store, log)
 	if !p.Components.Agent {
 		return parts, nil
 	}

@@ -15,5 +15,5 @@ import (
 // helm is the Helm controller. It may do everything, since a chart may contain anything.
 func (p Plan) helm(kube *apiserver.Component, s agent.Shared, log *slog.Logger) lifecycle.Component {
 	access := func() *rest.Config { return kube.ClientConfig("system:knarr-controller", user.SystemPrivilegedGroup) }
-	return lifecycle.Restarted(helm.New(helm.Config{Static: p.Dir.Static()}, access, s.Client, log), log)
+	return helm.New(helm.Config{Static: p.Dir.Static()}, access, s.Client, log)
 }

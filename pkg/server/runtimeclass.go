@@ -16,5 +16,5 @@ func (p Plan) runtimeClasses(s agent.Shared, log *slog.Logger) lifecycle.Compone
 	if p.Components.Packaged("runtimes") {
 		c.Handlers = host.RuntimeHandlers()
 	}
-	return lifecycle.Restarted(runtimeclass.New(c, s.Client, s.Informers, log), log)
+	return runtimeclass.New(c, s.Client, s.Informers, log)
 }

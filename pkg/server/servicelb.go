@@ -15,9 +15,9 @@ import (
 // serviceLB is the service load balancer or, when it is disabled, what takes back the addresses that it gave before.
 func (p Plan) serviceLB(s agent.Shared, log *slog.Logger) lifecycle.Component {
 	if p.Components.Packaged("servicelb") {
-		return lifecycle.Restarted(servicelb.New(servicelb.Config{Reserved: p.reservedPorts()}, s.Client, s.Informers, log), log)
+		return servicelb.New(servicelb.Config{Reserved: p.reservedPorts()}, s.Client, s.Informers, log)
 	}
-	return lifecycle.Restarted(lifecycle.Func("servicelb", func(ctx context.Context, ready func()) error {
+	return lifecycle.Func("servicelb", func(ctx context.Context, ready func()) error {
 		client, err := s.Client()
 		if err != nil {
 			return err
@@ -28,7 +28,7 @@ func (p Plan) serviceLB(s agent.Shared, log *slog.Logger) lifecycle.Component {
 		ready()
 		<-ctx.Done()
 		return nil
-	}), log)
+	})
 }
 
 // reservedPorts are those that knarr listens on at the addresses of its nodes, whether or not the node at hand does so
