@@ -62,7 +62,8 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	peers := []subject{&upstream{dir: o.upstream, script: o.root + "/tests/bench/upstream", archives: archives}, &knarr{binary: binary}}
+	peers := []subject{&upstream{dir: o.upstream, script: o.root + "/tests/bench/upstream", archives: archives},
+		&knarr{label: "knarr-alone", binary: binary, args: alone()}, &knarr{label: "knarr", binary: binary}}
 	var results []result
 	for _, p := range peers {
 		r, err := measure(ctx, l, p, o)
@@ -76,6 +77,6 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	fmt.Printf("%d first starts each, idle for %v; load average at the end %s\n\n", o.starts, o.idle, strings.Join(strings.Fields(string(load))[:3], " "))
-	fmt.Print(table(results[0], results[1]))
+	fmt.Print(table(results[0], results[1:]))
 	return nil
 }

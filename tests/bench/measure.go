@@ -186,14 +186,21 @@ func compressed(ctx context.Context, files []string) (float64, error) {
 	return n / mib, err
 }
 
-// table prints both columns and what knarr is of upstream.
-func table(base, it result) string {
+// table has a column for each side, and its ratio to base.
+func table(base result, others []result) string {
 	var b strings.Builder
 	row := func(what, unit, format string, of func(result) float64) {
-		x, y := of(base), of(it)
-		fmt.Fprintf(&b, "%-34s %12s %12s %7.2f\n", what, fmt.Sprintf(format+" "+unit, x), fmt.Sprintf(format+" "+unit, y), y/x)
+		fmt.Fprintf(&b, "%-34s %12s", what, fmt.Sprintf(format+" "+unit, of(base)))
+		for _, it := range others {
+			fmt.Fprintf(&b, " %12s %5.2f", fmt.Sprintf(format+" "+unit, of(it)), of(it)/of(base))
+		}
+		b.WriteByte('\n')
 	}
-	fmt.Fprintf(&b, "%-34s %12s %12s %7s\n", "", base.name, it.name, "ratio")
+	fmt.Fprintf(&b, "%-34s %12s", "", base.name)
+	for _, it := range others {
+		fmt.Fprintf(&b, " %12s %5s", it.name, "ratio")
+	}
+	b.WriteByte('\n')
 	row("exec to /readyz, empty data-dir", "s", "%.2f", func(r result) float64 { return r.readyz.Seconds() })
 	row("exec to node Ready, empty data-dir", "s", "%.2f", func(r result) float64 { return r.ready.Seconds() })
 	row("memory, idle: PSS", "MiB", "%.0f", func(r result) float64 { return r.pss })

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/tests/cluster"
 	"github.com/knarr-io/knarr/tests/lab"
 	"github.com/knarr-io/knarr/tests/lab/labinit/spec"
@@ -94,9 +95,21 @@ func (u *upstream) onDisk(context.Context, *lab.Host) (float64, error) {
 }
 
 // knarr is the executable of this checkout.
-type knarr struct{ binary string }
+type knarr struct {
+	label, binary string
+	args          []string
+}
 
-func (k *knarr) name() string { return "knarr" }
+// alone leaves out what plain upstream does not have either.
+func alone() []string {
+	args := []string{"--disable-helm-controller", "--disable-network-policy"}
+	for _, name := range config.PackagedComponents() {
+		args = append(args, "--disable="+name)
+	}
+	return args
+}
+
+func (k *knarr) name() string { return k.label }
 
 // host binds the executable instead of copying it, so that its pages are in the
 // page cache of a disk for both sides.
@@ -105,7 +118,7 @@ func (k *knarr) host() lab.Options {
 }
 
 func (k *knarr) start(ctx context.Context, h *lab.Host) (readyz, ready time.Duration, err error) {
-	s := &cluster.Server{Host: h, Program: cluster.Program}
+	s := &cluster.Server{Host: h, Program: cluster.Program, Args: k.args}
 	begin := time.Now()
 	if err := s.Start(); err != nil {
 		return 0, 0, err
