@@ -159,9 +159,12 @@ func TestHelmRepository(t *testing.T) {
 	h.shows(e.ns, "site", "2.0.0 4 blue 7")
 	must(t, h.objects.Resource(helmResource("helmchartconfigs")).Namespace(e.ns).Delete(t.Context(), "site", metav1.DeleteOptions{}))
 	h.shows(e.ns, "site", "2.0.0 5 red 7")
-	if status := h.status("site", "Ready"); status["revision"] != int64(5) || status["release"] != "deployed" {
-		t.Errorf("status is %v", status)
-	}
+	e.eventually("the status to tell of revision 5, which comes after the objects", func() error {
+		if status := h.status("site", "Ready"); status["revision"] != int64(5) || status["release"] != "deployed" {
+			return fmt.Errorf("it is %v", status)
+		}
+		return nil
+	})
 	if out := e.mustKubectl("get", "hc", "site"); !strings.Contains(out, "2.0.0") || !strings.Contains(out, "True") {
 		t.Errorf("kubectl get hc shows\n%s", out)
 	}
