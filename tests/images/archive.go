@@ -6,58 +6,69 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"runtime"
 	"strings"
 )
 
-// file is one entry of a layer or archive; a name that ends in a slash is a
-// directory, one with a link is symbolic.
-type file struct {
-	name, link string
-	data       []byte
-	mode       int64
+// File is one entry of a layer or archive; a name that ends in a slash is a
+// directory, one with a link is symbolic. Mode has the bits of chmod(2).
+type File struct {
+	Name, Link string
+	Data       []byte
+	Mode       int64
+}
+
+// Process is what a container of an image runs unless the pod says otherwise.
+type Process struct {
+	User       string   `json:"User,omitempty"`
+	Entrypoint []string `json:"Entrypoint,omitempty"`
+	Cmd        []string `json:"Cmd,omitempty"`
+	Env        []string `json:"Env,omitempty"`
 }
 
 // config is an image configuration as far as the tests' images have one
 // (OCI image-spec, config.md).
 type config struct {
-	Architecture string `json:"architecture"`
-	OS           string `json:"os"`
-	Config       struct {
-		Entrypoint []string `json:"Entrypoint,omitempty"`
-		Cmd        []string `json:"Cmd,omitempty"`
-		Env        []string `json:"Env,omitempty"`
-	} `json:"config"`
-	RootFS struct {
+	Architecture string  `json:"architecture"`
+	OS           string  `json:"os"`
+	Config       Process `json:"config"`
+	RootFS       struct {
 		Type    string   `json:"type"`
 		DiffIDs []string `json:"diff_ids"`
 	} `json:"rootfs"`
 }
 
-// packLayer makes an uncompressed tar, the same bytes for the same files.
-func packLayer(files []file) ([]byte, error) {
+// PackLayer makes an uncompressed tar, the same bytes for the same files.
+func PackLayer(files []File) ([]byte, error) {
 	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, f := range files {
-		h := &tar.Header{Name: f.name, Linkname: f.link, Size: int64(len(f.data)), Mode: f.mode, Typeflag: tar.TypeReg}
-		switch {
-		case f.link != "":
-			h.Typeflag = tar.TypeSymlink
-		case strings.HasSuffix(f.name, "/"):
-			h.Typeflag = tar.TypeDir
-		}
-		if err := w.WriteHeader(h); err != nil {
-			return nil, err
-		}
-		if _, err := w.Write(f.data); err != nil {
-			return nil, err
-		}
-	}
-	if err := w.Close(); err != nil {
+	if err := pack(&b, files); err != nil {
 		return nil, err
 	}
 	return b.Bytes(), nil
+}
+
+func pack(out io.Writer, files []File) error {
+	w := tar.NewWriter(out)
+	for _, f := range files {
+		h := &tar.Header{Name: f.Name, Linkname: f.Link, Size: int64(len(f.Data)), Mode: f.Mode, Typeflag: tar.TypeReg}
+		switch {
+		case f.Link != "":
+			h.Typeflag = tar.TypeSymlink
+		case strings.HasSuffix(f.Name, "/"):
+			h.Typeflag = tar.TypeDir
+		}
+		if err := w.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := w.Write(f.Data); err != nil {
+			return err
+		}
+	}
+	return w.Close()
 }
 
 func digest(b []byte) string {
@@ -65,23 +76,55 @@ func digest(b []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-func encodeConfig(c config, layer []byte) ([]byte, error) {
-	c.RootFS.Type, c.RootFS.DiffIDs = "layers", []string{"sha256:" + digest(layer)}
+// Image is one image of this machine's architecture, under one name or several.
+type Image struct {
+	Refs    []string
+	Process Process
+	Layers  [][]byte // as PackLayer makes them, the lowest first
+}
+
+func (i Image) config() ([]byte, error) {
+	c := config{Architecture: runtime.GOARCH, OS: "linux", Config: i.Process}
+	c.RootFS.Type = "layers"
+	for _, l := range i.Layers {
+		c.RootFS.DiffIDs = append(c.RootFS.DiffIDs, "sha256:"+digest(l))
+	}
 	return json.Marshal(c)
 }
 
-// writeDockerArchive writes what `docker save` writes.
-func writeDockerArchive(path, ref string, c config, layer []byte) error {
-	conf, err := encodeConfig(c, layer)
+// WriteDockerArchive writes what `docker save` writes. A layer of several
+// images is there once.
+func WriteDockerArchive(path string, images ...Image) error {
+	type entry struct {
+		Config           string
+		RepoTags, Layers []string
+	}
+	var manifest []entry
+	var files []File
+	written := map[string]bool{}
+	for _, i := range images {
+		conf, err := i.config()
+		if err != nil {
+			return err
+		}
+		e := entry{Config: digest(conf) + ".json", RepoTags: i.Refs}
+		blobs := []File{{Name: e.Config, Data: conf}}
+		for _, l := range i.Layers {
+			name := digest(l) + ".tar"
+			e.Layers, blobs = append(e.Layers, name), append(blobs, File{Name: name, Data: l})
+		}
+		for _, b := range blobs {
+			if !written[b.Name] {
+				files, written[b.Name] = append(files, b), true
+			}
+		}
+		manifest = append(manifest, e)
+	}
+	b, err := json.Marshal(manifest)
 	if err != nil {
 		return err
 	}
-	confName, layerName := digest(conf)+".json", digest(layer)+".tar"
-	manifest, err := json.Marshal([]any{map[string]any{"Config": confName, "RepoTags": []string{ref}, "Layers": []string{layerName}}})
-	if err != nil {
-		return err
-	}
-	return writeArchive(path, []file{{name: confName, data: conf}, {name: layerName, data: layer}, {name: "manifest.json", data: manifest}})
+	return writeArchive(path, append(files, File{Name: "manifest.json", Data: b}))
 }
 
 // descriptor points to a blob (OCI image-spec, descriptor.md).
@@ -96,12 +139,13 @@ func describe(kind string, blob []byte) descriptor {
 	return descriptor{MediaType: "application/vnd.oci.image." + kind, Digest: "sha256:" + digest(blob), Size: len(blob)}
 }
 
-// writeOCIArchive writes an OCI image layout with one image.
-func writeOCIArchive(path, ref string, c config, layer []byte) error {
-	conf, err := encodeConfig(c, layer)
+// WriteOCIArchive writes an OCI image layout with one image of one name and one layer.
+func WriteOCIArchive(path string, i Image) error {
+	conf, err := i.config()
 	if err != nil {
 		return err
 	}
+	ref, layer := i.Refs[0], i.Layers[0]
 	manifest, err := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
 		"config": describe("config.v1+json", conf), "layers": []descriptor{describe("layer.v1.tar", layer)}})
 	if err != nil {
@@ -113,22 +157,22 @@ func writeOCIArchive(path, ref string, c config, layer []byte) error {
 	if err != nil {
 		return err
 	}
-	files := []file{{name: "oci-layout", data: []byte(`{"imageLayoutVersion":"1.0.0"}`)}, {name: "index.json", data: index}}
+	files := []File{{Name: "oci-layout", Data: []byte(`{"imageLayoutVersion":"1.0.0"}`)}, {Name: "index.json", Data: index}}
 	for _, blob := range [][]byte{conf, layer, manifest} {
-		files = append(files, file{name: "blobs/sha256/" + digest(blob), data: blob})
+		files = append(files, File{Name: "blobs/sha256/" + digest(blob), Data: blob})
 	}
 	return writeArchive(path, files)
 }
 
-func writeArchive(path string, files []file) error {
+func writeArchive(path string, files []File) error {
 	for i := range files {
-		files[i].mode = 0o644
+		files[i].Mode = 0o644
 	}
-	b, err := packLayer(files)
+	f, err := os.Create(path)
 	if err != nil {
-		return err
+		return fmt.Errorf("create archive: %w", err)
 	}
-	if err := os.WriteFile(path, b, 0o644); err != nil {
+	if err := errors.Join(pack(f, files), f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil

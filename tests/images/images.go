@@ -36,36 +36,35 @@ func Build(ctx context.Context, dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	busybox = append(busybox, file{name: "bin/testserver", data: program, mode: 0o755})
-	server := []file{{name: "testserver", data: program, mode: 0o755}, {name: "tmp/", mode: 0o1777}}
-	base := config{Architecture: runtime.GOARCH, OS: "linux"}
-	base.Config.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin"}
-	// Whoever names no command, such as a pod's sandbox, gets one that stays.
-	base.Config.Cmd = []string{"sleep", "2147483647"}
-	withEntry := base
-	withEntry.Config.Cmd = nil
-	withEntry.Config.Entrypoint = []string{"/testserver"}
+	busybox = append(busybox, File{Name: "bin/testserver", Data: program, Mode: 0o755})
+	server := []File{{Name: "testserver", Data: program, Mode: 0o755}, {Name: "tmp/", Mode: 0o1777}}
+	env := []string{"PATH=/usr/local/bin:/usr/bin:/bin"}
+	var paths []string
 	for _, i := range []struct {
 		file, ref string
-		files     []file
-		config    config
-		write     func(path, ref string, c config, layer []byte) error
+		files     []File
+		process   Process
+		write     func(path string, i Image) error
 	}{
-		{"busybox.tar", Busybox, busybox, base, writeDockerArchive},
-		{"server.tar", Server, server, withEntry, writeOCIArchive},
+		// Whoever names no command, such as a pod's sandbox, gets one that stays.
+		{"busybox.tar", Busybox, busybox, Process{Cmd: []string{"sleep", "2147483647"}, Env: env},
+			func(path string, i Image) error { return WriteDockerArchive(path, i) }},
+		{"server.tar", Server, server, Process{Entrypoint: []string{"/testserver"}, Env: env}, WriteOCIArchive},
 	} {
-		layer, err := packLayer(i.files)
+		layer, err := PackLayer(i.files)
 		if err != nil {
 			return nil, fmt.Errorf("pack layer of %s: %w", i.ref, err)
 		}
-		if err := i.write(filepath.Join(dir, i.file), i.ref, i.config, layer); err != nil {
+		path := filepath.Join(dir, i.file)
+		if err := i.write(path, Image{Refs: []string{i.ref}, Process: i.process, Layers: [][]byte{layer}}); err != nil {
 			return nil, fmt.Errorf("write image %s: %w", i.ref, err)
 		}
+		paths = append(paths, path)
 	}
-	return []string{filepath.Join(dir, "busybox.tar"), filepath.Join(dir, "server.tar")}, nil
+	return paths, nil
 }
 
-func busyboxFiles(ctx context.Context) ([]file, error) {
+func busyboxFiles(ctx context.Context) ([]File, error) {
 	path, err := exec.LookPath("busybox")
 	if err != nil {
 		return nil, fmt.Errorf("find busybox for the test images (Debian: apt-get install busybox-static): %w", err)
@@ -78,15 +77,15 @@ func busyboxFiles(ctx context.Context) ([]file, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list busybox's applets: %w", err)
 	}
-	files := []file{
-		{name: "bin/busybox", data: program, mode: 0o755},
-		{name: "tmp/", mode: 0o1777},
-		{name: "etc/passwd", data: []byte("root:x:0:0:root:/:/bin/sh\napp:x:1000:1000:app:/:/bin/sh\n"), mode: 0o644},
-		{name: "etc/group", data: []byte("root:x:0:\napp:x:1000:\n"), mode: 0o644},
+	files := []File{
+		{Name: "bin/busybox", Data: program, Mode: 0o755},
+		{Name: "tmp/", Mode: 0o1777},
+		{Name: "etc/passwd", Data: []byte("root:x:0:0:root:/:/bin/sh\napp:x:1000:1000:app:/:/bin/sh\n"), Mode: 0o644},
+		{Name: "etc/group", Data: []byte("root:x:0:\napp:x:1000:\n"), Mode: 0o644},
 	}
 	for name := range strings.FieldsSeq(string(applets)) {
 		if name != "busybox" {
-			files = append(files, file{name: "bin/" + name, link: "busybox", mode: 0o777})
+			files = append(files, File{Name: "bin/" + name, Link: "busybox", Mode: 0o777})
 		}
 	}
 	return files, nil
