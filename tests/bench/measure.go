@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/knarr-io/knarr/tests/bench/usage"
 	"github.com/knarr-io/knarr/tests/lab"
 )
 
@@ -18,9 +19,7 @@ const (
 	// settle is how long a node that is ready is left alone before it counts as
 	// idle: controllers finish their first rounds.
 	settle = 45 * time.Second
-	// clockTicks is USER_HZ, the unit of CPU time in /proc, a constant of Linux.
-	clockTicks = 100
-	mib        = 1 << 20
+	mib    = 1 << 20
 )
 
 // result is a column of the table.
@@ -93,13 +92,13 @@ func (r *result) watch(ctx context.Context, h *lab.Host, span time.Duration) err
 	if err != nil {
 		return err
 	}
-	ticks := 0
+	var cpu time.Duration
 	for pid, p := range after {
-		ticks += p.ticks - before[pid].ticks
-		r.pss += p.pss
-		r.anonymous += p.anonymous
+		cpu += p.CPU - before[pid].CPU
+		r.pss += p.PSS
+		r.anonymous += p.Anonymous
 	}
-	r.cpu = 100 * float64(ticks) / clockTicks / time.Since(begin).Seconds()
+	r.cpu = 100 * cpu.Seconds() / time.Since(begin).Seconds()
 	return nil
 }
 
@@ -112,64 +111,25 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// process is one process's share: CPU time and memory.
-type process struct {
-	ticks          int
-	pss, anonymous float64 // MiB
-}
-
 // snapshot reads every process of a host that is neither its init nor in a pod.
-func snapshot(h *lab.Host) (map[int]process, error) {
+func snapshot(h *lab.Host) (map[int]usage.Process, error) {
 	pids, err := h.PIDs()
 	if err != nil {
 		return nil, err
 	}
-	found := map[int]process{}
+	found := map[int]usage.Process{}
 	for _, pid := range pids {
-		dir := filepath.Join("/proc", strconv.Itoa(pid))
-		cgroup, err := os.ReadFile(filepath.Join(dir, "cgroup"))
+		cgroup, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
 		if err != nil || strings.Contains(string(cgroup), "kubepods") {
 			continue // gone, or a pod's
 		}
-		p, err := readProcess(dir)
+		p, err := usage.Read(pid)
 		if err != nil {
 			continue // gone meanwhile
 		}
 		found[pid] = p
 	}
 	return found, nil
-}
-
-func readProcess(dir string) (process, error) {
-	var p process
-	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
-	if err != nil {
-		return p, err
-	}
-	// proc_pid_stat(5): utime and stime are fields 14 and 15; what comes before
-	// the last parenthesis is the name.
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	for _, f := range fields[11:13] {
-		n, err := strconv.Atoi(f)
-		if err != nil {
-			return p, fmt.Errorf("read CPU time: %w", err)
-		}
-		p.ticks += n
-	}
-	rollup, err := os.ReadFile(filepath.Join(dir, "smaps_rollup"))
-	if err != nil {
-		return p, err
-	}
-	for line := range strings.Lines(string(rollup)) {
-		var kib float64
-		if n, _ := fmt.Sscanf(line, "Pss: %f kB", &kib); n == 1 {
-			p.pss = kib / 1024
-		}
-		if n, _ := fmt.Sscanf(line, "Pss_Anon: %f kB", &kib); n == 1 {
-			p.anonymous = kib / 1024
-		}
-	}
-	return p, nil
 }
 
 // compressed is the size in MiB of files packed and compressed as a release is.
