@@ -8,11 +8,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -61,7 +60,7 @@ func parseOptions() (options, error) {
 	flag.StringVar(&o.state, "state", "", "directory of the results; tests that have passed there are not run again")
 	flag.StringVar(&o.only, "only", "", "run only the tests named in this file, one a line")
 	flag.StringVar(&o.page, "page", "", "write the list of all tests and their results to this file")
-	flag.StringVar(&o.count, "count", "", "append the numbers of passed, failed and skipped tests to this file")
+	flag.StringVar(&o.count, "count", "", "write how many tests have passed, failed, and were skipped now to this file")
 	flag.Func("focus", "run only tests whose names match this regular expression", func(s string) (err error) {
 		o.focus, err = regexp.Compile(s)
 		return err
@@ -110,8 +109,9 @@ func run(ctx context.Context) (failed int, err error) {
 	if err == nil && o.page != "" {
 		err = os.WriteFile(o.page, []byte(rec.document(all)), 0o644)
 	}
-	if err == nil && o.count != "" {
-		err = appendCounts(o.count, now.passed, len(todo)-now.passed)
+	if o.count != "" {
+		counts := fmt.Sprintf("%d %d 0\n", now.passed, len(todo)-now.passed)
+		err = errors.Join(err, os.WriteFile(o.count, []byte(counts), 0o644))
 	}
 	return len(rec.missing(names)), err
 }
@@ -226,14 +226,4 @@ func (o outcome) line(rec *record) string {
 		return fmt.Sprintf("ok   %6.1f s  %s", o.took.Seconds(), o.name)
 	}
 	return fmt.Sprintf("%s %6.1f s  %s\n     see %s", strings.ToUpper(o.state[:4]), o.took.Seconds(), o.name, rec.failure(o.name))
-}
-
-func appendCounts(path string, passed, failed int) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
-	if err != nil {
-		return fmt.Errorf("open counts: %w", err)
-	}
-	defer f.Close()
-	_, err = io.Copy(f, bytes.NewBufferString(fmt.Sprintf("%d %d 0\n", passed, failed)))
-	return err
 }
