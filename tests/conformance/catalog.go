@@ -77,14 +77,13 @@ const base = "base"
 
 // buildImages writes all images into one archive, unless a run before has. The
 // archive appears whole or not at all.
-func buildImages(built string) (string, error) {
-	archive := filepath.Join(built, "images.tar")
+func buildImages(built, archive string) error {
 	if _, err := os.Stat(archive); err == nil {
-		return archive, nil
+		return nil
 	}
 	root, err := rootLayer(filepath.Join(built, "debs"))
 	if err != nil {
-		return "", fmt.Errorf("make the root file system of the images: %w", err)
+		return fmt.Errorf("make the root file system of the images: %w", err)
 	}
 	layers := map[string][][]byte{base: {root}}
 	var all []images.Image
@@ -93,12 +92,12 @@ func buildImages(built string) (string, error) {
 		i.Process.Env = environment
 		own, err := r.ownFiles(built)
 		if err != nil {
-			return "", fmt.Errorf("make %s: %w", r.refs[0], err)
+			return fmt.Errorf("make %s: %w", r.refs[0], err)
 		}
 		if len(own) > 0 {
 			layer, err := images.PackLayer(own)
 			if err != nil {
-				return "", fmt.Errorf("pack %s: %w", r.refs[0], err)
+				return fmt.Errorf("pack %s: %w", r.refs[0], err)
 			}
 			i.Layers = append(i.Layers[:len(i.Layers):len(i.Layers)], layer)
 		}
@@ -106,9 +105,9 @@ func buildImages(built string) (string, error) {
 		all = append(all, i)
 	}
 	if err := images.WriteDockerArchive(archive+".new", all...); err != nil {
-		return "", err
+		return err
 	}
-	return archive, os.Rename(archive+".new", archive)
+	return os.Rename(archive+".new", archive)
 }
 
 func (r recipe) ownFiles(built string) ([]images.File, error) {

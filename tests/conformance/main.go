@@ -42,21 +42,23 @@ func main() {
 
 // options are the command line.
 type options struct {
-	built string // directory of what the script run has built
-	root  string // of the checkout
-	state string // directory of results
-	only  string // file with the names of the tests to run
-	page  string // file to write the list of all tests to
-	count string // file to append "passed failed skipped" to
-	focus *regexp.Regexp
-	procs int
-	limit time.Duration
-	again bool
+	built  string // directory of what the script run has built
+	images string // archive of the images, made if it is not there
+	root   string // of the checkout
+	state  string // directory of results
+	only   string // file with the names of the tests to run
+	page   string // file to write the list of all tests to
+	count  string // file to append "passed failed skipped" to
+	focus  *regexp.Regexp
+	procs  int
+	limit  time.Duration
+	again  bool
 }
 
 func parseOptions() (options, error) {
 	o := options{focus: regexp.MustCompile("")}
 	flag.StringVar(&o.built, "built", "", "directory of what tests/conformance/run has built")
+	flag.StringVar(&o.images, "images", "", "archive of the images, which is made if it is not there")
 	flag.StringVar(&o.state, "state", "", "directory of the results; tests that have passed there are not run again")
 	flag.StringVar(&o.only, "only", "", "run only the tests named in this file, one a line")
 	flag.StringVar(&o.page, "page", "", "write the list of all tests and their results to this file")
@@ -170,8 +172,7 @@ func runOnCluster(ctx context.Context, o options, rec *record, todo []string, no
 	if err != nil {
 		return err
 	}
-	archive, err := buildImages(o.built)
-	if err != nil {
+	if err := buildImages(o.built, o.images); err != nil {
 		return err
 	}
 	l, err := lab.New(ctx)
@@ -183,7 +184,7 @@ func runOnCluster(ctx context.Context, o options, rec *record, todo []string, no
 			err = e
 		}
 	}()
-	p := &pair{built: o.built, archive: archive, binary: binary}
+	p := &pair{built: o.built, archive: o.images, binary: binary}
 	begun := time.Now()
 	if err := p.start(ctx, l); err != nil {
 		return fmt.Errorf("start the cluster: %w", err)
