@@ -13,7 +13,12 @@ import (
 )
 
 func main() {
-	os.Exit(run())
+	env := os.Environ() // before anything takes variables away or sets them
+	code := run()
+	if code == cli.StartAgain {
+		code = again(env)
+	}
+	os.Exit(code)
 }
 
 // run is main with an exit code, so that deferred calls happen.
@@ -28,4 +33,12 @@ func run() int {
 	// A second signal ends the process at once: a crash is a normal stop.
 	context.AfterFunc(ctx, stop)
 	return cli.Main(ctx, cli.SystemEnv(), notify)
+}
+
+// again executes the same file with the same arguments in the same process: whoever supervises it sees nothing but the
+// time that a start takes. It returns only when it fails.
+func again(env []string) int {
+	err := syscall.Exec("/proc/self/exe", os.Args, env)
+	fmt.Fprintln(os.Stderr, "knarr: start again:", err)
+	return 1
 }

@@ -79,7 +79,7 @@ func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
 		g.Add(lifecycle.Restarted(keeper, log), lifecycle.After(registered), lifecycle.Optional())
 	}
 	if n.Cluster.Network.FlannelBackend != config.FlannelNone {
-		g.Add(flannel.New(n.flannel(), api.Client, api.Informers), lifecycle.After(running))
+		g.Add(flannel.New(n.flannel(), api.Client, api.Informers, log), lifecycle.After(running))
 	}
 	return nil
 }
@@ -171,6 +171,9 @@ func (n Node) announcer(api API, log *slog.Logger) lifecycle.Component {
 		addresses := nodecontroller.Addresses{InternalIPs: n.IPs, ExternalIPs: n.Node.ExternalIPs.Slice(), Hostname: n.Name, Roles: n.Roles, Runtimes: n.runtimeClasses()}
 		if err := nodecontroller.Announce(ctx, client, n.Name, addresses); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("announce the node's addresses: %w", err)
+		}
+		if !nodecontroller.Published(ctx, client, n.Name, n.IPs) && ctx.Err() == nil {
+			log.Warn("the node's status does not have the addresses that it announces; who sets them?", "addresses", n.IPs)
 		}
 		ready()
 		<-ctx.Done()

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/knarr-io/knarr/pkg/config"
@@ -29,9 +30,12 @@ const (
 type member struct {
 	plan
 	client *join.Client
-	// known is what the server said, now or last time; cluster is the same as a configuration.
-	known   join.Cluster
-	cluster config.Server
+	// known is what the server said, now or last time, and guarded by mu once components run.
+	mu    sync.Mutex
+	known join.Cluster
+	// settings are those that this process runs with; cluster is the same as a configuration.
+	settings []join.Setting
+	cluster  config.Server
 	// lb and tunnelClient are the way to the servers, once assembled.
 	lb           *loadbalancer.Balancer
 	tunnelClient *tunnel.Client
@@ -150,18 +154,11 @@ func mergeServers(fresh, known []string) []string {
 
 // settle turns what the server said into configuration and compares it with what this machine was told.
 func (m *member) settle() (err error) {
-	settings := make([]config.Setting, len(m.known.Settings))
-	for i, s := range m.known.Settings {
-		settings[i] = config.Setting(s)
-	}
-	if m.cluster, err = config.FromCluster(settings); err != nil {
+	m.settings = m.known.Settings
+	if m.cluster, err = config.FromCluster(settingsOf(m.settings)); err != nil {
 		return err
 	}
-	var told []join.Setting
-	for _, s := range m.Told.All() {
-		told = append(told, join.Setting(s))
-	}
-	if lines := join.Differences(told, m.known.Settings); len(lines) > 0 {
+	if lines := m.conflicts(m.settings); len(lines) > 0 {
 		return fmt.Errorf("this machine's configuration is not that of the cluster: %s; leave out what the servers decide, or give the same", strings.Join(lines, "; "))
 	}
 	return nil

@@ -211,11 +211,19 @@ func (n Node) networkPolicy() netpol.Config {
 }
 
 func (n Node) flannel() flannel.Config {
+	var public []netip.Addr
+	if n.Cluster.Network.FlannelExternalIP {
+		public = n.Node.ExternalIPs.Slice()
+	}
 	return flannel.Config{
 		NodeName:       n.Name,
 		Backend:        n.Cluster.Network.FlannelBackend,
+		Options:        n.Node.FlannelConf,
 		Interface:      n.Node.FlannelIface,
 		NodeIPs:        n.IPs,
+		PublicIPs:      public,
+		CNITemplate:    n.Node.FlannelCNIConf,
+		WireGuardKey:   n.Dir.WireGuardKey(),
 		ClusterCIDRs:   n.Cluster.Network.ClusterCIDRs.Slice(),
 		MasqueradeIPv6: n.Cluster.Network.FlannelIPv6Masquerade,
 		CNIConfigFile:  n.Dir.CNIConfig() + "/10-flannel.conflist",

@@ -21,16 +21,24 @@ import (
 	"github.com/knarr-io/knarr/pkg/loadbalancer"
 	"github.com/knarr-io/knarr/pkg/pki"
 	"github.com/knarr-io/knarr/pkg/tunnel"
+	"github.com/knarr-io/knarr/pkg/upstream/host"
 )
 
 // assemble adds everything that an agent runs to g: the way to the servers, and the node.
 func (m *member) assemble(g *lifecycle.Group, base lifecycle.Ref, log *slog.Logger) error {
 	lb := loadbalancer.New(loadbalancer.Config{Listen: m.balancer(), Default: m.server.Host, Servers: m.known.Servers}, log)
 	api := g.Add(lb, lifecycle.After(base))
-	tunnels := m.tunnels(lb, log)
+	opened := make(chan string, waitingServers)
+	tunnels := m.tunnels(lb, opened, log)
 	g.Add(tunnels, lifecycle.After(api))
+	g.Add(m.settingsFollower(opened, log), lifecycle.After(api))
 	m.lb, m.tunnelClient = lb, tunnels
 	g.Add(renewal{pki.NewRenewerOf(m.renew, log, nil)}, lifecycle.After(api))
+
+	if m.Node.IPs.Len() == 0 {
+		pick := func(now []netip.Addr) []netip.Addr { return m.cluster.Network.NodeIPs(m.Node.IPs, now) }
+		g.Add(host.Follow(m.nodeIPs(m.cluster), pick, log), lifecycle.After(base))
+	}
 
 	own, err := m.clientset(pki.KubeletClient)
 	if err != nil {
@@ -74,10 +82,18 @@ func (r renewal) Name() string                                { return r.r.Name(
 func (r renewal) Run(ctx context.Context, ready func()) error { return r.r.Run(ctx, ready) }
 func (r renewal) Check(ctx context.Context) error             { return r.r.Check(ctx) }
 
-func (m *member) tunnels(lb *loadbalancer.Balancer, log *slog.Logger) *tunnel.Client {
+// tunnels also tells opened of each tunnel that has opened.
+func (m *member) tunnels(lb *loadbalancer.Balancer, opened chan<- string, log *slog.Logger) *tunnel.Client {
+	up := func(server string) {
+		lb.Up(server)
+		select {
+		case opened <- server:
+		default: // many are waiting
+		}
+	}
 	return tunnel.NewClient(tunnel.Config{
 		Path: join.PathTunnel, TLS: m.serverTLS, Servers: lb.Servers, Default: lb.Default(),
-		Dial: m.dialHere, Up: lb.Up, Down: lb.Down,
+		Dial: m.dialHere, Up: up, Down: lb.Down,
 	}, log)
 }
 
@@ -135,11 +151,8 @@ func (m *member) serverWatcher(lb *loadbalancer.Balancer, client kubernetes.Inte
 			if !lb.SetServers(servers) {
 				return
 			}
-			m.known.Servers, _ = lb.Servers()
-			log.Info("servers", "addresses", m.known.Servers)
-			if err := m.state().Store(m.known); err != nil {
-				log.Warn("the list of servers is not kept", "error", err)
-			}
+			m.learn(func(c *join.Cluster) { c.Servers, _ = lb.Servers() }, log)
+			log.Info("servers", "addresses", servers)
 		}
 		_, err := slicesInformer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc: func(any) { learn() }, UpdateFunc: func(any, any) { learn() }, DeleteFunc: func(any) { learn() },

@@ -115,18 +115,7 @@ func (p plan) state() join.State {
 
 // nodeIPs are the internal addresses to register: the user's, else the host's of the families that the cluster has.
 func (p plan) nodeIPs(cluster config.Server) []netip.Addr {
-	if p.Node.IPs.Len() > 0 {
-		return p.Node.IPs.Slice()
-	}
-	var ips []netip.Addr
-	for _, cidr := range cluster.Network.ServiceCIDRs.All() {
-		for _, a := range p.hostIPs {
-			if a.Is6() == cidr.Addr().Is6() {
-				ips = append(ips, a)
-			}
-		}
-	}
-	return ips
+	return cluster.Network.NodeIPs(p.Node.IPs, p.hostIPs)
 }
 
 func (p plan) certificates(cluster config.Server) pki.Config {

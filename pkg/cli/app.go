@@ -6,18 +6,23 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/sdnotify"
 	"github.com/knarr-io/knarr/pkg/version"
 )
 
 // tools are commands that the executable also is when it is called by their name.
 func tools() []string { return []string{"kubectl", "crictl", "ctr", "coredns"} }
+
+// StartAgain is what [Main] returns, in place of an exit code, when the process shall be replaced by a new one.
+const StartAgain = -1
 
 // Main runs the command that env.Args names and returns the exit code: 0 done or asked to stop, 1 failed, 2 bad usage
 // or configuration.
@@ -27,6 +32,9 @@ func Main(ctx context.Context, env Env, notify sdnotify.Notifier) int {
 		args = append([]string{"knarr", filepath.Base(args[0])}, args[1:]...)
 	}
 	err := newApp(env, notify).RunContext(ctx, args)
+	if again := new(lifecycle.Restart); errors.As(err, &again) {
+		return StartAgain
+	}
 	if err != nil && err.Error() != "" {
 		fmt.Fprintln(env.Stderr, "knarr:", err)
 	}

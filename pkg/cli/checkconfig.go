@@ -93,6 +93,9 @@ func checkedSettings(in config.Input) (hostcheck.Settings, []hostcheck.Result) {
 		}
 		ports = append(ports, port)
 	}
+	if settings.WireGuard = server.Network.FlannelBackend == config.FlannelWireGuard; settings.WireGuard {
+		ports = append(ports, hostcheck.Port{Network: "udp", Number: 51820, Use: "pod network (WireGuard)", Flag: "--flannel-backend"})
+	}
 	if server.Datastore.ClusterInit {
 		ports = append(ports,
 			hostcheck.Port{Network: "tcp", Number: etcd.ClientPort, Use: "etcd's clients"},

@@ -25,6 +25,9 @@ func idleFlags() []idle {
 	return []idle{
 		{"flannel-iface", "flannel-backend", backend, noFlannel},
 		{"flannel-ipv6-masq", "flannel-backend", backend, noFlannel},
+		{"flannel-external-ip", "flannel-backend", backend, noFlannel},
+		{"flannel-conf", "flannel-backend", backend, noFlannel},
+		{"flannel-cni-conf", "flannel-backend", backend, noFlannel},
 		{"default-runtime", "container-runtime-endpoint", runtime, external},
 		{"snapshotter", "container-runtime-endpoint", runtime, external},
 		{"private-registry", "container-runtime-endpoint", runtime, external},

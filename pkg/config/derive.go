@@ -48,6 +48,23 @@ func (n Network) PrimaryIPv6() bool {
 // DualStack reports whether the cluster has both families.
 func (n Network) DualStack() bool { return n.ServiceCIDRs.Len() > 1 }
 
+// NodeIPs are the internal addresses of a node: those that the user gave, else
+// those of the host's that are of the cluster's families, the primary one first.
+func (n Network) NodeIPs(given List[netip.Addr], host []netip.Addr) []netip.Addr {
+	if given.Len() > 0 {
+		return given.Slice()
+	}
+	var ips []netip.Addr
+	for _, cidr := range n.ServiceCIDRs.All() {
+		for _, a := range host {
+			if a.Is6() == cidr.Addr().Is6() {
+				ips = append(ips, a)
+			}
+		}
+	}
+	return ips
+}
+
 // APIServiceIP is the first address of the primary service range, at which pods
 // reach the API through the Service "kubernetes".
 func (n Network) APIServiceIP() netip.Addr { return nth(n.ServiceCIDRs.At(0), 1) }

@@ -26,6 +26,7 @@ func sharedFlags() []sharedFlag {
 		{"cluster-dns", func(s *Server) string { return commas(s.ClusterDNS()) }},
 		{"cluster-domain", func(s *Server) string { return s.Network.Domain }},
 		{"flannel-backend", func(s *Server) string { return s.Network.FlannelBackend }},
+		{"flannel-external-ip", func(s *Server) string { return strconv.FormatBool(s.Network.FlannelExternalIP) }},
 		{"flannel-ipv6-masq", func(s *Server) string { return strconv.FormatBool(s.Network.FlannelIPv6Masquerade) }},
 		{"disable-kube-proxy", func(s *Server) string { return strconv.FormatBool(!s.Components.KubeProxy) }},
 		{"disable-network-policy", func(s *Server) string { return strconv.FormatBool(!s.Components.NetworkPolicy) }},

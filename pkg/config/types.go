@@ -109,12 +109,16 @@ type Network struct {
 	FlannelBackend string
 	// FlannelIPv6Masquerade hides pods behind the node for IPv6, too.
 	FlannelIPv6Masquerade bool
+	// FlannelExternalIP has nodes send to each other's external addresses.
+	FlannelExternalIP bool
 }
 
 // The values of [Network.FlannelBackend].
 const (
 	FlannelVXLAN  = "vxlan"
 	FlannelHostGW = "host-gw"
+	// FlannelWireGuard encrypts; the kernel has to have WireGuard.
+	FlannelWireGuard = "wireguard-native"
 	// FlannelNone leaves the pod network to the user.
 	FlannelNone = "none"
 )
@@ -240,6 +244,10 @@ type Node struct {
 	// FlannelIface is the network interface between nodes; "" means the one
 	// that holds the node's address.
 	FlannelIface string
+	// FlannelConf and FlannelCNIConf are files with options of the backend
+	// and a CNI plugin list in place of the generated one; "" for none.
+	FlannelConf    string
+	FlannelCNIConf string
 	// ProtectKernelDefaults makes the kubelet fail where kernel settings are
 	// not as it wants them, in place of changing them.
 	ProtectKernelDefaults bool

@@ -3,7 +3,8 @@
 //
 // It does not know what the components are: [Config.Assemble] adds them.
 //
-// [Run] ends when its context does, when a component fails, or by `knarr stop`.
+// [Run] ends when its context does, when a component fails, or by `knarr stop`. When a component asks for it
+// ([lifecycle.Restart]), the caller starts the process again.
 package daemon
 
 import (
@@ -101,7 +102,11 @@ func Run(ctx context.Context, c Config, proc Process) (err error) {
 	if err := errors.Join(c.keepNodeID(), globals.Apply(settings), globals.ApplyFeatureGates(), boot.Begin(g.Status)); err != nil {
 		return err
 	}
-	if err := desk.run(ctx); err != nil {
+	err = desk.run(ctx)
+	if again := new(lifecycle.Restart); errors.As(err, &again) && ctx.Err() != nil {
+		err = nil // asked to stop meanwhile
+	}
+	if err != nil {
 		return err
 	}
 	if cause := context.Cause(ctx); errors.Is(cause, errFatal) {
@@ -159,13 +164,14 @@ func (c Config) globals(handler slog.Handler) globals.Config {
 		path = strings.Join([]string{helpers.Bin, helpers.Aux, os.Getenv("PATH")}, string(filepath.ListSeparator))
 	}
 	return globals.Config{
-		Handler:     handler,
-		Verbosity:   c.Logging.Verbosity,
-		VModule:     c.Logging.VModule.Slice(),
-		Debug:       c.Logging.Debug,
-		PATH:        path,
-		TempDir:     filepath.Join(c.Dir.Root(), "tmp"),
-		OOMScoreAdj: c.OOMScoreAdj,
-		GCPercent:   gcPercent,
+		Handler:      handler,
+		Verbosity:    c.Logging.Verbosity,
+		VModule:      c.Logging.VModule.Slice(),
+		Debug:        c.Logging.Debug,
+		PATH:         path,
+		WireGuardKey: c.Dir.WireGuardKey(),
+		TempDir:      filepath.Join(c.Dir.Root(), "tmp"),
+		OOMScoreAdj:  c.OOMScoreAdj,
+		GCPercent:    gcPercent,
 	}
 }

@@ -106,6 +106,9 @@ func (d Dir) KubeletConfig() string { return d.join("agent", "etc", "kubelet.con
 // CNIConfig holds the generated CNI configuration.
 func (d Dir) CNIConfig() string { return d.join("agent", "etc", "cni", "net.d") }
 
+// WireGuardKey is the node's key for traffic between nodes.
+func (d Dir) WireGuardKey() string { return d.join("agent", "wireguard.key") }
+
 // FlannelConfig is flannel's generated network configuration.
 func (d Dir) FlannelConfig() string { return d.join("agent", "etc", "flannel", "net-conf.json") }
 

@@ -64,6 +64,8 @@ type Settings struct {
 	Ports    []Port
 	// Vxlan is set when flannel's vxlan backend is in use.
 	Vxlan bool
+	// WireGuard is set when flannel's wireguard-native backend is.
+	WireGuard bool
 }
 
 // DefaultSettings are those of a server without any configuration. The node name
@@ -158,6 +160,7 @@ func checks() []check {
 		{"kernel", "veth", probe("veth", Fail, "pods need it. Load the module (`modprobe veth`), or install the kernel's extra modules package")},
 		{"kernel", "bridge", probe("bridge", Fail, "pods need it. Load the module (`modprobe bridge`)")},
 		{"kernel", "vxlan", (*checker).vxlan},
+		{"kernel", "wireguard", (*checker).wireguard},
 		{"kernel", "nftables", probe("nftables", Warn, "kube-proxy falls back to iptables. Load the module (`modprobe nf_tables`)")},
 		{"kernel", "conntrack", (*checker).conntrack},
 		{"kernel", "br_netfilter", (*checker).brNetfilter},

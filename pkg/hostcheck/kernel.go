@@ -63,6 +63,14 @@ func (c *checker) vxlan() []Result {
 		"(Ubuntu on a Raspberry Pi: linux-modules-extra-raspi; RHEL: kernel-modules-extra), or use --flannel-backend=host-gw")(c)
 }
 
+func (c *checker) wireguard() []Result {
+	if !c.settings.WireGuard {
+		return nil
+	}
+	return probe("wireguard", Fail, "--flannel-backend=wireguard-native cannot work. Load the module (`modprobe wireguard`), install the kernel's extra modules "+
+		"or a kernel from 5.6 on; or use --flannel-backend=vxlan, or host-gw where all nodes are on one LAN, which do not encrypt")(c)
+}
+
 func (c *checker) conntrack() []Result {
 	if most, found := c.read("proc/sys/net/netfilter/nf_conntrack_max"); found {
 		return ok("up to " + most + " connections")

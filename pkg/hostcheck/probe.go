@@ -13,7 +13,9 @@ import (
 )
 
 // ProbeNames are the features that are tried out.
-func ProbeNames() []string { return []string{"overlay", "veth", "bridge", "vxlan", "nftables"} }
+func ProbeNames() []string {
+	return []string{"overlay", "veth", "bridge", "vxlan", "wireguard", "nftables"}
+}
 
 // probe is a check that tries a feature out.
 func probe(name string, otherwise Level, action string) func(*checker) []Result {
@@ -41,11 +43,12 @@ func systemProbes(dataDir string) map[string]func() error {
 		return a
 	}
 	return map[string]func() error{
-		"veth":     link(&netlink.Veth{LinkAttrs: attrs(), PeerName: "knarr-peer"}),
-		"bridge":   link(&netlink.Bridge{LinkAttrs: attrs()}),
-		"vxlan":    link(&netlink.Vxlan{LinkAttrs: attrs(), VxlanId: 1, Port: 8472}),
-		"nftables": func() error { return apart(unix.CLONE_NEWNET, addTable) },
-		"overlay":  func() error { return apart(unix.CLONE_NEWNS, func() error { return mountOverlay(dataDir) }) },
+		"veth":      link(&netlink.Veth{LinkAttrs: attrs(), PeerName: "knarr-peer"}),
+		"bridge":    link(&netlink.Bridge{LinkAttrs: attrs()}),
+		"vxlan":     link(&netlink.Vxlan{LinkAttrs: attrs(), VxlanId: 1, Port: 8472}),
+		"wireguard": link(&netlink.GenericLink{LinkAttrs: attrs(), LinkType: "wireguard"}),
+		"nftables":  func() error { return apart(unix.CLONE_NEWNET, addTable) },
+		"overlay":   func() error { return apart(unix.CLONE_NEWNS, func() error { return mountOverlay(dataDir) }) },
 	}
 }
 

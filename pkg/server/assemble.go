@@ -6,6 +6,7 @@ package server
 
 import (
 	"log/slog"
+	"net/netip"
 
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
@@ -18,6 +19,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/upstream/apiserver"
 	"github.com/knarr-io/knarr/pkg/upstream/controllermanager"
+	"github.com/knarr-io/knarr/pkg/upstream/host"
 	"github.com/knarr-io/knarr/pkg/upstream/scheduler"
 )
 
@@ -47,7 +49,8 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	if err != nil {
 		return parts, err
 	}
-	api := g.Add(kube, lifecycle.After(db, keys))
+	ranges := g.Add(p.podRanges(store, log), lifecycle.After(db))
+	api := g.Add(kube, lifecycle.After(db, keys, ranges))
 
 	manager, err := controllermanager.New(p.controllerManager(), kube)
 	if err != nil {
@@ -61,6 +64,9 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 			return parts, err
 		}
 		g.Add(s, lifecycle.After(api))
+	}
+	if p.Node.IPs.Len() == 0 {
+		g.Add(host.Follow(p.nodeIPs(), func(now []netip.Addr) []netip.Addr { return p.Network.NodeIPs(p.Node.IPs, now) }, log), lifecycle.After(base))
 	}
 	shared = agent.NewShared(newClient(kube))
 	cache := g.Add(shared, lifecycle.After(api))

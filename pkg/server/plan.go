@@ -32,20 +32,7 @@ type Plan struct {
 }
 
 // nodeIPs are the internal addresses to register: the user's, else the host's of the families that the cluster has.
-func (p Plan) nodeIPs() []netip.Addr {
-	if p.Node.IPs.Len() > 0 {
-		return p.Node.IPs.Slice()
-	}
-	var ips []netip.Addr
-	for _, cidr := range p.Network.ServiceCIDRs.All() {
-		for _, a := range p.HostIPs {
-			if a.Is6() == cidr.Addr().Is6() {
-				ips = append(ips, a)
-			}
-		}
-	}
-	return ips
-}
+func (p Plan) nodeIPs() []netip.Addr { return p.Network.NodeIPs(p.Node.IPs, p.HostIPs) }
 
 func (p Plan) certificates() pki.Config {
 	return pki.Config{

@@ -45,8 +45,12 @@ func (p Plan) reservedPorts() map[servicelb.Port]string {
 		ports[tcp(2379)] = "knarr's, for the datastore's clients"
 		ports[tcp(2380)] = "knarr's, for the datastore's members"
 	}
-	if p.Network.FlannelBackend == config.FlannelVXLAN {
+	switch p.Network.FlannelBackend {
+	case config.FlannelVXLAN:
 		ports[udp(8472)] = "knarr's, for the pod network (VXLAN)"
+	case config.FlannelWireGuard:
+		ports[udp(51820)] = "knarr's, for the pod network (WireGuard)"
+		ports[udp(51821)] = "knarr's, for the pod network (WireGuard, IPv6)"
 	}
 	return ports
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
+	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -47,6 +50,11 @@ func Announce(ctx context.Context, client kubernetes.Interface, nodeName string,
 
 // await returns the Node as soon as there is one. It watches: a registration is noticed at once and waiting is free.
 func await(ctx context.Context, client kubernetes.Interface, nodeName string) (*corev1.Node, error) {
+	return awaitThat(ctx, client, nodeName, func(*corev1.Node) bool { return true })
+}
+
+// awaitThat returns the Node as soon as it is as good wants it.
+func awaitThat(ctx context.Context, client kubernetes.Interface, nodeName string, good func(*corev1.Node) bool) (*corev1.Node, error) {
 	nodes := client.CoreV1().Nodes()
 	// The node authorizer allows a kubelet to list and watch only with this selector.
 	selector := fields.OneTermEqualSelector("metadata.name", nodeName).String()
@@ -62,12 +70,29 @@ func await(ctx context.Context, client kubernetes.Interface, nodeName string) (*
 	}, client)
 	event, err := watchtools.UntilWithSync(ctx, own, &corev1.Node{}, nil, func(e watch.Event) (bool, error) {
 		node, ok := e.Object.(*corev1.Node)
-		return ok && node.Name == nodeName && e.Type != watch.Deleted, nil
+		return ok && node.Name == nodeName && e.Type != watch.Deleted && good(node), nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("watch node %s: %w", nodeName, err)
 	}
 	return event.Object.(*corev1.Node), nil // as the condition has seen
+}
+
+// publishLimit is how long a server may take to make an announcement the node's status. One whose cloud-controller-manager
+// is another's never does.
+const publishLimit = 10 * time.Second
+
+// Published waits until the node's status has the internal addresses that were announced, and reports whether it has:
+// kube-proxy must not see them change (k8s.io/kubernetes/pkg/proxy/node.go:207).
+func Published(ctx context.Context, client kubernetes.Interface, nodeName string, ips []netip.Addr) bool {
+	var want []string
+	for _, ip := range ips {
+		want = append(want, ip.String())
+	}
+	ctx, cancel := context.WithTimeout(ctx, publishLimit)
+	defer cancel()
+	_, err := awaitThat(ctx, client, nodeName, func(n *corev1.Node) bool { return slices.Equal(current(n, corev1.NodeInternalIP), want) })
+	return err == nil
 }
 
 // annotate makes the merge patch that gives node the annotations and labels; nil when it has them. A merge patch touches

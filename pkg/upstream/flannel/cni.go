@@ -2,6 +2,7 @@ package flannel
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -40,6 +41,26 @@ func cniConfig(pods, cluster []netip.Prefix, mtu int, rules string) ([]byte, err
 		return nil, fmt.Errorf("encode CNI configuration: %w", err)
 	}
 	return append(list, '\n'), nil
+}
+
+// checkTemplate looks at a plugin list of the user's.
+func checkTemplate(text []byte) error {
+	var list struct {
+		Name    string
+		Plugins []struct{ Type string }
+	}
+	if err := json.Unmarshal(text, &list); err != nil {
+		return fmt.Errorf("%w; want a CNI plugin list", err)
+	}
+	if list.Name == "" || len(list.Plugins) == 0 {
+		return errors.New("it has no name or no plugins; want a CNI plugin list")
+	}
+	for _, p := range list.Plugins {
+		if p.Type == "flannel" {
+			return errors.New("the plugin \"flannel\" is not among knarr's; name the plugin that it delegates to, \"bridge\", with the node's own network as the range of its ipam")
+		}
+	}
+	return nil
 }
 
 // ipNet is p for the libraries that predate net/netip.

@@ -3,24 +3,24 @@ package flannel
 import (
 	"context"
 	"fmt"
-	"net"
+	"log/slog"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"sync"
 
 	"github.com/flannel-io/flannel/pkg/backend"
-	_ "github.com/flannel-io/flannel/pkg/backend/hostgw" // registers host-gw
-	_ "github.com/flannel-io/flannel/pkg/backend/vxlan"  // registers vxlan
+	_ "github.com/flannel-io/flannel/pkg/backend/hostgw"    // registers host-gw
+	_ "github.com/flannel-io/flannel/pkg/backend/vxlan"     // registers vxlan
+	_ "github.com/flannel-io/flannel/pkg/backend/wireguard" // registers wireguard
 	"github.com/flannel-io/flannel/pkg/ip"
-	"github.com/flannel-io/flannel/pkg/ipmatch"
 	"github.com/flannel-io/flannel/pkg/lease"
 	"github.com/flannel-io/flannel/pkg/subnet"
 	"github.com/flannel-io/flannel/pkg/trafficmngr"
 	"github.com/flannel-io/flannel/pkg/trafficmngr/iptables"
 	"github.com/flannel-io/flannel/pkg/trafficmngr/nftables"
+	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -38,11 +38,12 @@ type Component struct {
 	config    Config
 	client    func() (kubernetes.Interface, error)
 	informers func() informers.SharedInformerFactory
+	log       *slog.Logger
 }
 
 // New makes the component. client and factory are called when it runs.
-func New(c Config, client func() (kubernetes.Interface, error), factory func() informers.SharedInformerFactory) *Component {
-	return &Component{config: c, client: client, informers: factory}
+func New(c Config, client func() (kubernetes.Interface, error), factory func() informers.SharedInformerFactory, log *slog.Logger) *Component {
+	return &Component{config: c, client: client, informers: factory, log: log}
 }
 
 // Name is "flannel".
@@ -68,28 +69,41 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	running, err := c.setUp(ctx, &wg, sm)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	running, device, err := c.setUp(ctx, &wg, sm)
 	if err != nil {
 		return err
 	}
-	if err := c.writeCNI(node, running.MTU()); err != nil {
+	pods, err := podCIDRs(node)
+	if err != nil {
+		return err
+	}
+	mtu := newFollower(device.Iface.Name, device.Iface.MTU-running.MTU(), func(mtu int) error { return c.writeCNI(pods, mtu) }, c.log)
+	if err := mtu.look(); err != nil {
 		return err
 	}
 	if err := networkAvailable(ctx, client, c.config.NodeName); err != nil {
 		return err
 	}
 	ready()
+	failed := make(chan error, 1)
+	wg.Go(func() {
+		failed <- mtu.run(ctx)
+		cancel()
+	})
 	running.Run(ctx)
 	<-ctx.Done()
-	return nil
+	return <-failed
 }
 
-// awaitPodCIDR waits until kube-controller-manager has given this node its networks; nil when ctx ends first.
+// awaitPodCIDR waits until kube-controller-manager has given this node its networks, one for each of the cluster's; nil
+// when ctx ends first.
 func (c *Component) awaitPodCIDR(ctx context.Context, nodes cache.SharedIndexInformer) (*corev1.Node, error) {
 	found := make(chan *corev1.Node, 1)
 	look := func(obj any) {
 		node, ok := obj.(*corev1.Node)
-		if !ok || node.Name != c.config.NodeName || len(node.Spec.PodCIDRs) == 0 {
+		if !ok || node.Name != c.config.NodeName || len(node.Spec.PodCIDRs) < len(c.config.ClusterCIDRs) {
 			return
 		}
 		select {
@@ -110,24 +124,50 @@ func (c *Component) awaitPodCIDR(ctx context.Context, nodes cache.SharedIndexInf
 	}
 }
 
+// Prepare checks what the user gave, and whether the kernel can do what the backend needs.
+func (c *Component) Prepare(context.Context) error {
+	if _, err := c.config.network(); err != nil {
+		return err
+	}
+	if _, err := c.template(); err != nil {
+		return err
+	}
+	if c.config.Backend != wireguardBackend {
+		return nil
+	}
+	if err := checkWireGuard(netlink.LinkAdd, netlink.LinkDel); err != nil {
+		return err
+	}
+	return ensureWireGuardKey(c.config.WireGuardKey)
+}
+
 // setUp makes the links and the rules.
-func (c *Component) setUp(ctx context.Context, wg *sync.WaitGroup, sm *subnets) (backend.Network, error) {
+func (c *Component) setUp(ctx context.Context, wg *sync.WaitGroup, sm *subnets) (backend.Network, *backend.ExternalInterface, error) {
 	if err := forward("/proc/sys", sm.network); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	device, err := c.device(sm.network)
-	if err != nil {
-		return nil, err
+	if err := c.tidy(sm.network); err != nil {
+		return nil, nil, err
 	}
-	kind, err := backend.NewManager(ctx, sm, device).GetBackend(c.config.Backend)
+	device, public, err := c.device(sm.network.EnableIPv4, sm.network.EnableIPv6)
 	if err != nil {
-		return nil, fmt.Errorf("make flannel backend %s: %w", c.config.Backend, err)
+		return nil, nil, err
+	}
+	sm.public = public
+	kind, err := backend.NewManager(ctx, sm, device).GetBackend(c.config.backendType())
+	if err != nil {
+		return nil, nil, fmt.Errorf("make flannel backend %s: %w", c.config.Backend, err)
+	}
+	if c.config.Backend == wireguardBackend {
+		// It takes its links away when its context ends (pkg/backend/wireguard/device.go:141), for which it has a
+		// goroutine: pods shall go on talking while knarr is down, so that goroutine ends with the process.
+		ctx, wg = context.WithoutCancel(ctx), new(sync.WaitGroup)
 	}
 	network, err := kind.RegisterNetwork(ctx, wg, sm.network)
 	if err != nil {
-		return nil, fmt.Errorf("set up flannel backend %s on %s: %w", c.config.Backend, device.Iface.Name, err)
+		return nil, nil, fmt.Errorf("set up flannel backend %s on %s: %w", c.config.Backend, device.Iface.Name, err)
 	}
-	return network, c.program(ctx, sm.network, network.Lease())
+	return network, device, c.program(ctx, sm.network, network.Lease())
 }
 
 // program installs masquerading and forwarding rules, and removes what the other kind of rules left.
@@ -158,50 +198,30 @@ func (c *Component) program(ctx context.Context, n *subnet.Config, l *lease.Leas
 	return nil
 }
 
-// device is the interface for traffic between nodes.
-func (c *Component) device(n *subnet.Config) (*backend.ExternalInterface, error) {
-	stack, err := ipmatch.GetIPFamily(n.EnableIPv4, n.EnableIPv6)
+// template is the user's CNI configuration, nil without one.
+func (c *Component) template() ([]byte, error) {
+	if c.config.CNITemplate == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(c.config.CNITemplate)
 	if err != nil {
-		return nil, fmt.Errorf("choose address families: %w", err)
+		return nil, fmt.Errorf("read --flannel-cni-conf: %w", err)
 	}
-	var public ipmatch.PublicIPOpts
-	name := c.config.Interface
-	for _, a := range c.config.NodeIPs {
-		if a.Is4() {
-			public.PublicIP = a.String()
-		} else {
-			public.PublicIPv6 = a.String()
-		}
-		if name == "" && hasInterface(a) {
-			name = a.String()
-		}
+	if err := checkTemplate(text); err != nil {
+		return nil, fmt.Errorf("read --flannel-cni-conf %s: %w", c.config.CNITemplate, err)
 	}
-	device, err := ipmatch.LookupExtIface(name, "", "", stack, public)
-	if err != nil {
-		return nil, fmt.Errorf("find the interface for traffic between nodes (set --flannel-iface): %w", err)
-	}
-	return device, nil
+	return text, nil
 }
 
-// hasInterface says whether a is an address of this host; a node IP behind NAT is not.
-func hasInterface(a netip.Addr) bool {
-	addrs, err := net.InterfaceAddrs()
-	return err == nil && slices.ContainsFunc(addrs, func(have net.Addr) bool {
-		p, err := netip.ParsePrefix(have.String())
-		return err == nil && p.Addr() == a
-	})
-}
-
-func (c *Component) writeCNI(node *corev1.Node, mtu int) error {
-	pods, err := podCIDRs(node)
-	if err != nil {
-		return err
-	}
+func (c *Component) writeCNI(pods []netip.Prefix, mtu int) error {
 	rules := "nftables"
 	if !c.config.NFTables {
 		rules = "iptables"
 	}
-	list, err := cniConfig(pods, c.config.ClusterCIDRs, mtu, rules)
+	list, err := c.template()
+	if err == nil && list == nil {
+		list, err = cniConfig(pods, c.config.ClusterCIDRs, mtu, rules)
+	}
 	if err != nil {
 		return err
 	}

@@ -46,6 +46,8 @@ type subnets struct {
 	network  *subnet.Config
 	client   kubernetes.Interface
 	nodes    cache.SharedIndexInformer
+	// public are the addresses that other nodes are told in place of the backend's.
+	public []netip.Addr
 }
 
 var _ subnet.Manager = (*subnets)(nil)
@@ -89,23 +91,35 @@ func (s *subnets) AcquireLease(ctx context.Context, attrs *lease.LeaseAttrs) (*l
 	}
 	want := map[string]string{annotationType: attrs.BackendType, annotationManaged: "true"}
 	if s.network.EnableIPv4 {
-		want[annotationPublicIP] = override(node, annotationOverwrite, attrs.PublicIP.String())
+		want[annotationPublicIP] = s.override(node, annotationOverwrite, false, attrs.PublicIP.String())
 		want[annotationData] = rawOrNull(attrs.BackendData)
 	}
 	if s.network.EnableIPv6 && attrs.PublicIPv6 != nil {
-		want[annotationPublicIPv6] = override(node, annotationOverwriteV6, attrs.PublicIPv6.String())
+		want[annotationPublicIPv6] = s.override(node, annotationOverwriteV6, true, attrs.PublicIPv6.String())
 		want[annotationDataV6] = rawOrNull(attrs.BackendV6Data)
 	}
 	if err := s.annotate(ctx, node, want); err != nil {
 		return nil, err
 	}
 	l := &lease.Lease{Attrs: *attrs, Expiration: time.Now().Add(leaseLife)}
-	return l, s.fillSubnets(l, node)
+	if err := fillSubnets(l, node, s.network.EnableIPv4, s.network.EnableIPv6); err != nil {
+		return nil, err
+	}
+	if s.network.EnableIPv4 && !l.EnableIPv4 || s.network.EnableIPv6 && !l.EnableIPv6 {
+		return nil, fmt.Errorf("node %s has pod CIDRs %v, which lack a family of the cluster's", node.Name, node.Spec.PodCIDRs)
+	}
+	return l, nil
 }
 
-func override(node *corev1.Node, key, otherwise string) string {
+// override is the address of one family that other nodes are told: the annotation's, the configuration's, the backend's.
+func (s *subnets) override(node *corev1.Node, key string, six bool, otherwise string) string {
 	if v := node.Annotations[key]; v != "" {
 		return v
+	}
+	for _, a := range s.public {
+		if a.Is6() == six {
+			return a.String()
+		}
 	}
 	return otherwise
 }
@@ -138,22 +152,19 @@ func (s *subnets) annotate(ctx context.Context, node *corev1.Node, want map[stri
 	return nil
 }
 
-// fillSubnets sets the lease's networks from the node's pod CIDRs.
-func (s *subnets) fillSubnets(l *lease.Lease, node *corev1.Node) error {
+// fillSubnets sets the lease's networks of some families from the node's pod CIDRs.
+func fillSubnets(l *lease.Lease, node *corev1.Node, v4, v6 bool) error {
 	cidrs, err := podCIDRs(node)
 	if err != nil {
 		return err
 	}
 	for _, p := range cidrs {
 		switch {
-		case p.Addr().Is4() && s.network.EnableIPv4:
+		case p.Addr().Is4() && v4:
 			l.EnableIPv4, l.Subnet = true, ip.FromIPNet(ipNet(p))
-		case p.Addr().Is6() && s.network.EnableIPv6:
+		case p.Addr().Is6() && v6:
 			l.EnableIPv6, l.IPv6Subnet = true, ip.FromIP6Net(ipNet(p))
 		}
-	}
-	if s.network.EnableIPv4 && !l.EnableIPv4 || s.network.EnableIPv6 && !l.EnableIPv6 {
-		return fmt.Errorf("node %s has pod CIDRs %v, which lack a family of the cluster's", node.Name, cidrs)
 	}
 	return nil
 }
@@ -215,28 +226,23 @@ func (s *subnets) WatchLeases(ctx context.Context, receiver chan []lease.LeaseWa
 	}
 }
 
-// leaseOf is the lease that a node publishes; false while it publishes none or an unreadable one.
+// leaseOf is the lease that a node publishes; false while it publishes none or an unreadable one. A node that has not yet
+// followed its cluster to two families publishes one, and is reached by that.
 func (s *subnets) leaseOf(obj any) (lease.Lease, bool) {
 	node, ok := obj.(*corev1.Node)
 	if !ok || node.Annotations[annotationManaged] != "true" {
 		return lease.Lease{}, false
 	}
 	l := lease.Lease{Attrs: lease.LeaseAttrs{BackendType: node.Annotations[annotationType]}}
-	if s.network.EnableIPv4 {
-		addr, err := ip.ParseIP4(node.Annotations[annotationPublicIP])
-		if err != nil {
-			return lease.Lease{}, false
-		}
-		l.Attrs.PublicIP, l.Attrs.BackendData = addr, json.RawMessage(node.Annotations[annotationData])
+	v4, v6 := false, false
+	if addr, err := ip.ParseIP4(node.Annotations[annotationPublicIP]); err == nil && s.network.EnableIPv4 {
+		v4, l.Attrs.PublicIP, l.Attrs.BackendData = true, addr, json.RawMessage(node.Annotations[annotationData])
 	}
-	if s.network.EnableIPv6 {
-		addr, err := ip.ParseIP6(node.Annotations[annotationPublicIPv6])
-		if err != nil {
-			return lease.Lease{}, false
-		}
-		l.Attrs.PublicIPv6, l.Attrs.BackendV6Data = addr, json.RawMessage(node.Annotations[annotationDataV6])
+	if addr, err := ip.ParseIP6(node.Annotations[annotationPublicIPv6]); err == nil && s.network.EnableIPv6 {
+		v6, l.Attrs.PublicIPv6, l.Attrs.BackendV6Data = true, addr, json.RawMessage(node.Annotations[annotationDataV6])
 	}
-	return l, s.fillSubnets(&l, node) == nil
+	err := fillSubnets(&l, node, v4, v6)
+	return l, err == nil && (l.EnableIPv4 || l.EnableIPv6)
 }
 
 func sameLease(a, b lease.Lease) bool {

@@ -49,6 +49,10 @@ type Config struct {
 	// TempDir becomes TMPDIR: it is made with mode 0700 and emptied of what an
 	// earlier process left there; "" leaves TMPDIR alone.
 	TempDir string
+	// WireGuardKey is the file that flannel keeps the node's key in
+	// (pkg/backend/wireguard/device.go:77), which it is told by a variable; ""
+	// leaves it alone.
+	WireGuardKey string
 	// OOMScoreAdj is the process's own, in [-1000, 1000]; 0 leaves it alone. That a
 	// lower one is not permitted is a debug record, not an error.
 	OOMScoreAdj int
@@ -98,9 +102,12 @@ func Apply(c Config) error {
 
 	log := slog.New(c.Handler)
 	unix.Umask(umask)
-	if c.PATH != "" {
-		if err := os.Setenv("PATH", c.PATH); err != nil {
-			return fmt.Errorf("set PATH: %w", err)
+	for name, value := range map[string]string{"PATH": c.PATH, "WIREGUARD_KEY_FILE": c.WireGuardKey} {
+		if value == "" {
+			continue
+		}
+		if err := os.Setenv(name, value); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
 		}
 	}
 	if err := useTempDir(c.TempDir, log); err != nil {

@@ -78,7 +78,7 @@ func anyGlobal(family int) (netip.Addr, error) {
 
 // virtual are the links whose addresses mean nothing to other machines.
 func virtual() []string {
-	return []string{"lo", "cni0", "flannel.1", "flannel-v6.1", "docker0", "kube-ipvs0", "nodelocaldns"}
+	return []string{"lo", "cni0", "flannel.1", "flannel-v6.1", "docker0", "flannel-wg", "flannel-wg-v6", "kube-ipvs0", "nodelocaldns"}
 }
 
 func global(link netlink.Link, family int) (netip.Addr, error) {

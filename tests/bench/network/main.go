@@ -1,0 +1,54 @@
+// Command network measures the way between pods on two nodes, on test hosts of this machine, and prints one table:
+//
+//	go run ./tests/bench/network                      throughput and latency, beside the bare cable
+//	go run ./tests/bench/network -loss 20 -for 5m     what works while a fifth of all packets are lost
+//
+// Run it as root, with dist/knarr built (or KNARR_BIN), on a machine that does nothing else. It is no part of CI.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "network:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	server := flag.String("serve", "", "be the receiving end at `ADDRESS`")
+	client := flag.String("send", "", "be the sending end, towards `ADDRESS`")
+	loss := flag.Int("loss", 0, "lose that `PERCENT` of all packets between the nodes, and see what works")
+	span := flag.Duration("for", 10*time.Second, "how long each measurement takes")
+	backends := flag.String("backends", "vxlan,host-gw", "which backends to measure")
+	flag.Parse()
+	switch {
+	case *server != "":
+		return serve(ctx, *server)
+	case *client != "":
+		return send(ctx, *client, *span)
+	case *loss < 0 || *loss > 90:
+		return errors.New("-loss: want from 0 to 90")
+	}
+	b, err := newBench(ctx)
+	if err != nil {
+		return err
+	}
+	if *loss > 0 {
+		err = b.lossy(ctx, *loss, *span)
+	} else {
+		err = b.compare(ctx, strings.Split(*backends, ","), *span)
+	}
+	return errors.Join(err, b.lab.Close())
+}
