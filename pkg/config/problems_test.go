@@ -111,7 +111,7 @@ func valueProblems() []problemCase {
 		args("DNS address", "cluster-dns=dns"),
 		args("domain", "cluster-domain=Cluster_Local"),
 		args("SAN", "tls-san=https://k.example.com,a b"),
-		args("backend", "flannel-backend=wireguard-native"), args("backend, near", "flannel-backend=hostgw"),
+		args("backend", "flannel-backend=wireguard"), args("backend, near", "flannel-backend=hostgw"),
 		args("snapshotter", "snapshotter=stargz"), args("runtime", "default-runtime=my runtime"),
 		args("interface", "flannel-iface=eth0,eth1"), args("interface, long", "flannel-iface=abcdefghijklmnop"),
 		args("data-dir", "data-dir=/"), args("path", "log=a\x00b"),

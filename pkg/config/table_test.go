@@ -57,6 +57,7 @@ func samples() map[string]given {
 		"cluster-domain": arg("cluster-domain=example.internal"), "flannel-backend": arg("flannel-backend=host-gw"),
 		"flannel-ipv6-masq": arg("flannel-ipv6-masq"), "flannel-iface": arg("flannel-iface=eth1"),
 		"node-ip": arg("node-ip=192.0.2.4,2001:db8::4"), "node-external-ip": arg("node-external-ip=198.51.100.4"),
+		"flannel-external-ip": arg("flannel-external-ip"), "flannel-conf": arg("flannel-conf=/f"), "flannel-cni-conf": arg("flannel-cni-conf=/f"),
 		"resolv-conf": arg("resolv-conf=/f"),
 		"server":      arg("server=https://192.0.2.1"), "lb-server-port": arg("lb-server-port=7444"),
 		"agent-token": arg("agent-token=secret"), "agent-token-file": arg("agent-token-file=/f"),

@@ -99,6 +99,7 @@ func run(t *testing.T, h Host, pid int, comm string) {
 
 func TestHealthyHost(t *testing.T) {
 	h, s := healthy(t)
+	s.WireGuard = true
 	results := Run(h, s)
 	for _, r := range results {
 		if r.Level != OK || r.Action != "" {
@@ -142,6 +143,7 @@ func TestFindings(t *testing.T) {
 		{"no user namespaces", []change{file("proc/self/ns/user", "-")}, "namespaces", Warn, "hostUsers"},
 		{"no overlay", []change{broken("overlay", unix.ENODEV)}, "overlayfs", Fail, "modprobe overlay"},
 		{"not root", []change{broken("veth", fmt.Errorf("make a namespace: %w", unix.EPERM))}, "veth", Warn, "as root"},
+		{"no wireguard", []change{broken("wireguard", unix.EOPNOTSUPP), func(_ *testing.T, _ *Host, s *Settings) { s.WireGuard = true }}, "wireguard", Fail, "--flannel-backend=vxlan"},
 		{"no vxlan", []change{broken("vxlan", unix.EOPNOTSUPP)}, "vxlan", Fail, "linux-modules-extra-raspi"},
 		{"no nftables", []change{broken("nftables", errors.New("x"))}, "nftables", Warn, "iptables"},
 		{"no conntrack", []change{file("proc/sys/net/netfilter/nf_conntrack_max", "-")}, "conntrack", Warn, "modprobe nf_conntrack"},

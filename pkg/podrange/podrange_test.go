@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
@@ -108,8 +107,8 @@ func (t *txn) Commit() (*clientv3.TxnResponse, error) {
 		delete(t.store.race, key)
 		t.store.revisions[key]++
 	}
-	want := t.cmp.TargetUnion.(*etcdserverpb.Compare_ModRevision).ModRevision
-	if string(t.cmp.Key) != key || want != t.store.revisions[key] {
+	want := t.cmp.GetCompare().GetModRevision()
+	if string(t.cmp.KeyBytes()) != key || want != t.store.revisions[key] {
 		return &clientv3.TxnResponse{}, nil
 	}
 	t.store.values[key] = string(t.op.ValueBytes())

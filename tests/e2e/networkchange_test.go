@@ -110,7 +110,13 @@ func (n *network) serverMoved(since time.Time) {
 		return nil
 	})
 	n.moved(n.server.Host)
-	n.nodeReady(since)
+	n.eventually("the agent's heartbeat", func() error {
+		l, err := n.client.CoordinationV1().Leases("kube-node-lease").Get(n.ctx, "east", metav1.GetOptions{})
+		if err == nil && !l.Spec.RenewTime.After(since) {
+			err = fmt.Errorf("the last one was at %v", l.Spec.RenewTime)
+		}
+		return err
+	})
 }
 
 // movesWhileDown has both addresses change between a stop and a start.
