@@ -31,6 +31,8 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
+
+	"github.com/knarr-io/knarr/pkg/follow"
 )
 
 const (
@@ -80,8 +82,7 @@ func (c *Controller) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return fmt.Errorf("make the client for cluster DNS: %w", err)
 	}
-	r := &run{config: c.config, client: client, queue: workqueue.NewTypedRateLimitingQueue(
-		workqueue.NewTypedItemExponentialFailureRateLimiter[struct{}](firstDelay, maxDelay))}
+	r := &run{config: c.config, client: client, queue: follow.NewQueue[struct{}](firstDelay, maxDelay)}
 	shared := c.informers()
 	own, user := only(client, ownConfig), only(client, userConfig)
 	defer own.Shutdown()

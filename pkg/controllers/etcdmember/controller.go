@@ -18,6 +18,8 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
+
+	"github.com/knarr-io/knarr/pkg/follow"
 )
 
 const (
@@ -48,32 +50,29 @@ func (*Controller) Name() string { return "etcd-members" }
 
 // Run is ready when it sees deletions.
 func (c *Controller) Run(ctx context.Context, ready func()) error {
-	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstDelay, maxDelay))
+	queue := follow.NewQueue[string](firstDelay, maxDelay)
 	factory := c.informers()
-	informer := factory.Core().V1().Nodes().Informer()
-	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: func(obj any) {
-		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-			obj = gone.Obj
+	gone := cache.ResourceEventHandlerFuncs{DeleteFunc: func(obj any) {
+		if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+			obj = last.Obj
 		}
 		if n, ok := obj.(*corev1.Node); ok {
 			queue.Add(n.Name)
 		}
-	}})
+	}}
+	following, err := follow.Start(ctx, factory, follow.On{Informer: factory.Core().V1().Nodes().Informer(), Handler: gone})
 	if err != nil {
 		return fmt.Errorf("watch nodes: %w", err)
 	}
-	defer func() { _ = informer.RemoveEventHandler(registration) }() // fails only for a handler of another informer
-	factory.StartWithContext(ctx)
+	defer following.End()
 
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer queue.ShutDown()
 	wg.Go(func() { c.work(ctx, queue) })
-	select {
-	case <-registration.HasSyncedChecker().Done():
+	if following.Synced(ctx) {
 		ready()
 		<-ctx.Done()
-	case <-ctx.Done():
 	}
 	return nil
 }

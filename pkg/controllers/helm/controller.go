@@ -27,6 +27,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
+
+	"github.com/knarr-io/knarr/pkg/follow"
 )
 
 const (
@@ -92,7 +94,7 @@ func (c *Controller) Run(ctx context.Context, ready func()) error {
 	factory := dynamicinformer.NewFilteredDynamicSharedInformerFactory(objects, 0, metav1.NamespaceAll, nil)
 	r := &run{
 		ctx: ctx, static: c.config.Static, access: c.access(), client: client, objects: objects, factory: factory, log: c.log,
-		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstDelay, maxDelay)),
+		queue: follow.NewQueue[string](firstDelay, maxDelay),
 		busy:  make(chan struct{}, workers),
 	}
 	r.secrets = newSecretWatch(client, r.again)

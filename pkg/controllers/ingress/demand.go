@@ -6,12 +6,14 @@ import (
 	"sync"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/knarr-io/knarr/pkg/follow"
 )
 
 // demand is what there is that asks for Traefik.
 type demand struct {
-	// changed holds one element when wanted may say something else than before.
-	changed chan struct{}
+	// changed is rung when wanted may say something else than before.
+	changed follow.Bell
 
 	mu sync.Mutex
 	// seen are the objects of each kind: by namespace and name, the class that they name or, of a class, who it belongs to.
@@ -21,7 +23,7 @@ type demand struct {
 }
 
 func newDemand() *demand {
-	d := &demand{changed: make(chan struct{}, 1), seen: make(map[string]map[string]string), unknown: map[string]bool{definitions.name: true}}
+	d := &demand{changed: follow.NewBell(), seen: make(map[string]map[string]string), unknown: map[string]bool{definitions.name: true}}
 	for _, k := range kinds {
 		if !k.custom {
 			d.unknown[k.name] = true
@@ -49,10 +51,7 @@ func (d *demand) change(fn func()) {
 	d.mu.Lock()
 	fn()
 	d.mu.Unlock()
-	select {
-	case d.changed <- struct{}{}:
-	default:
-	}
+	d.changed.Ring()
 }
 
 // expect notes that a kind is about to be looked at.

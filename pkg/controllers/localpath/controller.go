@@ -33,6 +33,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
+
+	"github.com/knarr-io/knarr/pkg/follow"
 )
 
 const (
@@ -77,29 +79,27 @@ func (c *Controller) Run(ctx context.Context, ready func()) error {
 		claims: core.PersistentVolumeClaims().Informer().GetIndexer(), volumes: core.PersistentVolumes().Informer().GetIndexer(),
 		classes: storage.StorageClasses().Lister(), nodes: core.Nodes().Lister(),
 		events:  broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "local-storage"}),
-		queue:   workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstDelay, maxDelay)),
+		queue:   follow.NewQueue[string](firstDelay, maxDelay),
 		settled: make(map[string]Order), said: make(map[string]map[string]string),
 	}
-	synced := []<-chan struct{}{storage.StorageClasses().Informer().HasSyncedChecker().Done()}
+	on := []follow.On{{Informer: storage.StorageClasses().Informer()}}
 	for _, w := range []watched{
 		{core.PersistentVolumeClaims().Informer(), nodeOfClaim, r.touchClaim},
 		{core.PersistentVolumes().Informer(), nodeOfVolume, r.touch(nodeOfVolume)},
 		{core.Nodes().Informer(), nodeItself, r.touch(nodeItself)},
 	} {
-		done, remove, err := w.follow(r)
-		if err != nil {
+		if err := w.index(); err != nil {
 			return fmt.Errorf("watch claims, volumes and nodes: %w", err)
 		}
-		defer remove()
-		synced = append(synced, done)
+		on = append(on, follow.On{Informer: w.informer, Handler: w.handler()})
 	}
-	factory.StartWithContext(ctx)
-	for _, done := range synced {
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return nil
-		}
+	following, err := follow.Start(ctx, factory, on...)
+	if err != nil {
+		return fmt.Errorf("watch claims, volumes and nodes: %w", err)
+	}
+	defer following.End()
+	if !following.Synced(ctx) {
+		return nil
 	}
 	defer context.AfterFunc(ctx, r.queue.ShutDown)()
 	ready()
@@ -136,21 +136,23 @@ func (r *run) touchClaim(obj any) {
 	}
 }
 
-// follow has the node of each object that changes looked at, the former one too.
-func (w watched) follow(r *run) (synced <-chan struct{}, remove func(), err error) {
-	if w.informer.GetIndexer().GetIndexers()[byNode] == nil { // of an earlier life
-		index := func(obj any) ([]string, error) { return []string{w.node(obj)}, nil }
-		if err := w.informer.AddIndexers(cache.Indexers{byNode: index}); err != nil {
-			return nil, nil, err
-		}
+// index keeps the objects by their node.
+func (w watched) index() error {
+	if w.informer.GetIndexer().GetIndexers()[byNode] != nil { // of an earlier life
+		return nil
 	}
+	return w.informer.AddIndexers(cache.Indexers{byNode: func(obj any) ([]string, error) { return []string{w.node(obj)}, nil }})
+}
+
+// handler has the node of each object that changes looked at, the former one too.
+func (w watched) handler() cache.ResourceEventHandler {
 	add := func(obj any) {
 		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 			obj = gone.Obj
 		}
 		w.touch(obj)
 	}
-	registration, err := w.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	return cache.ResourceEventHandlerFuncs{
 		AddFunc: add, DeleteFunc: add,
 		UpdateFunc: func(before, after any) {
 			if o, ok := before.(*corev1.Node); ok {
@@ -161,11 +163,7 @@ func (w watched) follow(r *run) (synced <-chan struct{}, remove func(), err erro
 			add(before)
 			add(after)
 		},
-	})
-	if err != nil {
-		return nil, nil, err
 	}
-	return registration.HasSyncedChecker().Done(), func() { _ = w.informer.RemoveEventHandler(registration) }, nil
 }
 
 func nodeChanged(before, after *corev1.Node) bool {

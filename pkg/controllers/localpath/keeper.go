@@ -2,6 +2,7 @@ package localpath
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/knarr-io/knarr/pkg/follow"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 )
 
@@ -53,20 +55,18 @@ func (k *Keeper) Run(ctx context.Context, ready func()) error {
 			o.FieldSelector = fields.OneTermEqualSelector("metadata.name", k.node).String()
 		}))
 	defer factory.Shutdown()
-	events := make(chan struct{}, 1)
+	events := follow.NewBell()
 	informer := factory.Core().V1().Nodes().Informer()
-	registration, err := informer.AddEventHandler(onAnnotations(events))
-	if err != nil {
-		return fmt.Errorf("watch node %s: %w", k.node, err)
-	}
 	crew, ctx := lifecycle.NewCrew(ctx) // ends before the factory is shut down
-	factory.StartWithContext(ctx)
-	select {
-	case <-registration.HasSyncedChecker().Done():
-	case <-ctx.Done():
+	following, err := follow.Start(ctx, factory, follow.On{Informer: informer, Handler: onAnnotations(events.Ring)})
+	if err != nil {
+		return errors.Join(fmt.Errorf("watch node %s: %w", k.node, err), crew.Wait())
+	}
+	defer following.End()
+	if !following.Synced(ctx) {
 		return crew.Wait()
 	}
-	w := &work{Keeper: k, client: client, store: informer.GetStore(), answers: nil, trash: make(chan struct{}, 1)}
+	w := &work{Keeper: k, client: client, store: informer.GetStore(), answers: nil, trash: follow.NewBell()}
 	crew.Go(func() error { w.empty(ctx); return nil })
 	crew.Go(func() error { w.keep(ctx, events); return nil })
 	ready()
@@ -74,13 +74,7 @@ func (k *Keeper) Run(ctx context.Context, ready func()) error {
 }
 
 // onAnnotations passes on changes of what is written on the Node; heartbeats end here.
-func onAnnotations(events chan<- struct{}) cache.ResourceEventHandler {
-	wake := func() {
-		select {
-		case events <- struct{}{}:
-		default: // one is waiting already
-		}
-	}
+func onAnnotations(wake func()) cache.ResourceEventHandler {
 	return cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { wake() },
 		UpdateFunc: func(before, after any) {
@@ -99,7 +93,7 @@ type work struct {
 	client  kubernetes.Interface
 	store   cache.Store
 	answers map[string]Answer // nil before the first look at the Node
-	trash   chan struct{}
+	trash   follow.Bell
 }
 
 // keep carries orders out as they come and tries again what failed.
@@ -169,10 +163,7 @@ func (w *work) answer(name string, o Order) Answer {
 	}
 	w.log.Info("local volume", "volume", name, "done", o.Op, "bytes", o.Bytes, "enforced", o.Op != Delete && a.Unenforced == "")
 	if o.Op == Delete {
-		select {
-		case w.trash <- struct{}{}:
-		default: // one is waiting already
-		}
+		w.trash.Ring()
 	}
 	return a
 }

@@ -26,6 +26,8 @@ import (
 	networkinginformers "k8s.io/client-go/informers/networking/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/knarr-io/knarr/pkg/follow"
 )
 
 // Config is what enforcement needs to know about this node.
@@ -62,8 +64,8 @@ type Controller struct {
 	log    *slog.Logger
 	kernel *kernel
 
-	wake  chan struct{} // of one place: something is to be looked at
-	dirty atomic.Bool   // somebody else changed our tables
+	wake  follow.Bell // something is to be looked at
+	dirty atomic.Bool // somebody else changed our tables
 	state atomic.Pointer[outcome]
 
 	policies cache.SharedIndexInformer
@@ -81,7 +83,7 @@ func New(c Config, client func() (kubernetes.Interface, error), log *slog.Logger
 	if c.Results == "" {
 		c.Results = DefaultResults
 	}
-	return &Controller{config: c, client: client, log: log, kernel: &kernel{bridge: c.Bridge}, wake: make(chan struct{}, 1)}
+	return &Controller{config: c, client: client, log: log, kernel: &kernel{bridge: c.Bridge}, wake: follow.NewBell()}
 }
 
 // Name is "network-policy".
@@ -156,10 +158,7 @@ func (c *Controller) observe(i cache.SharedIndexInformer, trim cache.TransformFu
 
 // poke has the loop look again.
 func (c *Controller) poke() {
-	select {
-	case c.wake <- struct{}{}:
-	default: // it will
-	}
+	c.wake.Ring()
 }
 
 // loop works until ctx ends.

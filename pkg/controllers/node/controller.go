@@ -29,6 +29,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	cloudprovider "k8s.io/cloud-provider/api"
+
+	"github.com/knarr-io/knarr/pkg/follow"
 )
 
 const (
@@ -67,15 +69,12 @@ func (c *Controller) Run(ctx context.Context, ready func()) error {
 	}
 	factory := c.informers()
 	nodes := factory.Core().V1().Nodes()
-	r := &run{client: client, nodes: nodes.Lister(), log: c.log, queue: workqueue.NewTypedRateLimitingQueue(
-		workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstDelay, maxDelay))}
-	informer := nodes.Informer()
-	registration, err := informer.AddEventHandler(r.handler())
+	r := &run{client: client, nodes: nodes.Lister(), log: c.log, queue: follow.NewQueue[string](firstDelay, maxDelay)}
+	following, err := follow.Start(ctx, factory, follow.On{Informer: nodes.Informer(), Handler: r.handler()})
 	if err != nil {
 		return fmt.Errorf("watch nodes: %w", err)
 	}
-	defer func() { _ = informer.RemoveEventHandler(registration) }() // fails only for a handler of another informer
-	factory.StartWithContext(ctx)
+	defer following.End()
 
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -83,11 +82,9 @@ func (c *Controller) Run(ctx context.Context, ready func()) error {
 	for range workers {
 		wg.Go(func() { r.work(ctx) })
 	}
-	select {
-	case <-registration.HasSyncedChecker().Done():
+	if following.Synced(ctx) {
 		ready()
 		<-ctx.Done()
-	case <-ctx.Done():
 	}
 	return nil
 }

@@ -28,6 +28,7 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/knarr-io/knarr/pkg/follow"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/retry"
 )
@@ -71,22 +72,18 @@ func (c *Controller) Run(ctx context.Context, ready func()) error {
 	}
 	factory := c.informers()
 	nodes := factory.Core().V1().Nodes()
-	r := &run{config: c.config, client: client, nodes: nodes.Lister(), log: c.log, due: make(chan struct{}, 1)}
-	informer := nodes.Informer()
-	registration, err := informer.AddEventHandler(r.handler())
+	r := &run{config: c.config, client: client, nodes: nodes.Lister(), log: c.log, due: follow.NewBell()}
+	following, err := follow.Start(ctx, factory, follow.On{Informer: nodes.Informer(), Handler: r.handler()})
 	if err != nil {
 		return fmt.Errorf("watch nodes: %w", err)
 	}
-	defer func() { _ = informer.RemoveEventHandler(registration) }() // fails only for a handler of another informer
-	factory.StartWithContext(ctx)
+	defer following.End()
 	crew, ctx := lifecycle.NewCrew(ctx)
 	crew.Go(func() error {
-		select {
-		case <-registration.HasSyncedChecker().Done():
-		case <-ctx.Done():
+		if !following.Synced(ctx) {
 			return nil
 		}
-		r.again()
+		r.due.Ring()
 		return r.work(ctx, ready)
 	})
 	return crew.Wait()
@@ -97,22 +94,15 @@ type run struct {
 	config Config
 	client kubernetes.Interface
 	nodes  corelisters.NodeLister
-	due    chan struct{} // has an element when there is something to look at
+	due    follow.Bell // there is something to look at
 	log    *slog.Logger
-}
-
-func (r *run) again() {
-	select {
-	case r.due <- struct{}{}:
-	default: // it is due already
-	}
 }
 
 // handler notices when a node with runtimes comes or goes or has others.
 func (r *run) handler() cache.ResourceEventHandler {
 	check := func(before, after any) {
 		if !maps.Equal(r.offered(before), r.offered(after)) {
-			r.again()
+			r.due.Ring()
 		}
 	}
 	return cache.ResourceEventHandlerFuncs{

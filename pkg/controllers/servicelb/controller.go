@@ -34,6 +34,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
+
+	"github.com/knarr-io/knarr/pkg/follow"
 )
 
 const (
@@ -82,30 +84,20 @@ func (c *Controller) Run(ctx context.Context, ready func()) error {
 		Config: c.Config, client: client, log: c.log,
 		services: factory.Core().V1().Services().Lister(), nodes: factory.Core().V1().Nodes().Lister(),
 		events: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "servicelb"}),
-		queue:  workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[struct{}](firstDelay, maxDelay)),
+		queue:  follow.NewQueue[struct{}](firstDelay, maxDelay),
 		held:   make(map[types.UID]holding), told: make(map[types.UID]string),
 	}
 	r.local = newBackends(client, r.wake)
 	defer r.local.stop()
-	var synced []<-chan struct{}
-	for informer, handler := range map[cache.SharedIndexInformer]cache.ResourceEventHandler{
-		factory.Core().V1().Services().Informer(): onChange(r.wake, serviceChanged),
-		factory.Core().V1().Nodes().Informer():    onChange(r.wake, nodeChanged),
-	} {
-		registration, err := informer.AddEventHandler(handler)
-		if err != nil {
-			return fmt.Errorf("watch services and nodes: %w", err)
-		}
-		defer func() { _ = informer.RemoveEventHandler(registration) }() // fails only for a handler of another informer
-		synced = append(synced, registration.HasSyncedChecker().Done())
+	following, err := follow.Start(ctx, factory,
+		follow.On{Informer: factory.Core().V1().Services().Informer(), Handler: onChange(r.wake, serviceChanged)},
+		follow.On{Informer: factory.Core().V1().Nodes().Informer(), Handler: onChange(r.wake, nodeChanged)})
+	if err != nil {
+		return fmt.Errorf("watch services and nodes: %w", err)
 	}
-	factory.StartWithContext(ctx)
-	for _, done := range synced {
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return nil
-		}
+	defer following.End()
+	if !following.Synced(ctx) {
+		return nil
 	}
 	defer context.AfterFunc(ctx, r.queue.ShutDown)()
 	ready()

@@ -19,6 +19,8 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/knarr-io/knarr/pkg/follow"
 )
 
 const (
@@ -66,23 +68,16 @@ func (r *Reporter) Run(ctx context.Context, ready func()) error {
 			o.FieldSelector = fields.OneTermEqualSelector("spec.type", string(corev1.ServiceTypeLoadBalancer)).String()
 		}))
 	defer factory.Shutdown()
-	events := make(chan struct{}, 1)
+	events := follow.NewBell()
 	informer := factory.Core().V1().Services().Informer()
-	registration, err := informer.AddEventHandler(onChange(func() {
-		select {
-		case events <- struct{}{}:
-		default: // one is waiting already
-		}
-	}, serviceChanged))
+	watching, cancel := context.WithCancel(ctx)
+	defer cancel() // before Shutdown
+	following, err := follow.Start(watching, factory, follow.On{Informer: informer, Handler: onChange(events.Ring, serviceChanged)})
 	if err != nil {
 		return fmt.Errorf("watch load balancer services: %w", err)
 	}
-	watching, cancel := context.WithCancel(ctx)
-	defer cancel() // before Shutdown
-	factory.StartWithContext(watching)
-	select {
-	case <-registration.HasSyncedChecker().Done():
-	case <-ctx.Done():
+	defer following.End()
+	if !following.Synced(ctx) {
 		return nil
 	}
 	a := &answers{Reporter: r, client: client, services: informer.GetStore()}
