@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"flag"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,9 +11,8 @@ import (
 	"github.com/knarr-io/knarr/pkg/datadir"
 	"github.com/knarr-io/knarr/pkg/pki"
 	"github.com/knarr-io/knarr/pkg/upstream/host"
+	"github.com/knarr-io/knarr/tests/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // given makes the node that a command line leads to on machine h.
 func given(t *testing.T, h host.Host, line ...string) Node {
@@ -76,20 +74,7 @@ func TestArguments(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := filepath.Join("testdata", name+".golden")
-			got := render(t, given(t, c.host, c.line...))
-			if *update {
-				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got != string(want) {
-				t.Errorf("differs from %s (run with -update and read the diff):\n%s", path, got)
-			}
+			golden.Check(t, filepath.Join("testdata", name+".golden"), render(t, given(t, c.host, c.line...)))
 		})
 	}
 }

@@ -2,12 +2,14 @@ package cli
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/hostcheck"
+	"github.com/knarr-io/knarr/tests/golden"
 )
 
 func TestChecksTable(t *testing.T) {
@@ -17,7 +19,7 @@ func TestChecksTable(t *testing.T) {
 		{Group: "cgroup", Name: "controllers", Level: hostcheck.Fail, Finding: "missing: memory", Action: "reboot"},
 	}
 	text := checksText(rows, false)
-	golden(t, "check-config.txt", text)
+	golden.Check(t, filepath.Join("testdata", "check-config.txt"), text)
 	for _, line := range strings.Split(text, "\n") {
 		if len(line) > terminalWidth {
 			t.Errorf("%d columns: %s", len(line), line)

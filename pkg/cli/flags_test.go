@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -15,10 +14,8 @@ import (
 
 	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/sdnotify"
+	"github.com/knarr-io/knarr/tests/golden"
 )
-
-// update is for every golden file of this package.
-var update = flag.Bool("update", false, "write the golden files")
 
 func occurrences(pairs ...string) []config.Occurrence {
 	var list []config.Occurrence
@@ -139,17 +136,5 @@ func TestHelp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden := filepath.Join("testdata", "server-help.txt")
-	if *update {
-		if err := os.WriteFile(golden, []byte(out), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out != string(want) {
-		t.Errorf("help changed; look at it, then run go test -update\n%s", out)
-	}
+	golden.Check(t, filepath.Join("testdata", "server-help.txt"), out)
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,28 +11,8 @@ import (
 
 	"github.com/knarr-io/knarr/pkg/control"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
+	"github.com/knarr-io/knarr/tests/golden"
 )
-
-// golden compares text with a file below testdata.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("differs from %s:\n%s\nwant:\n%s", path, got, want)
-	}
-}
 
 func sampleStatus(now time.Time) control.Status {
 	since := now.Add(-95 * time.Second)
@@ -55,7 +34,7 @@ func sampleStatus(now time.Time) control.Status {
 func TestStatusTable(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	text := statusText(sampleStatus(now), now, false)
-	golden(t, "status.txt", text)
+	golden.Check(t, filepath.Join("testdata", "status.txt"), text)
 	for _, line := range strings.Split(text, "\n") {
 		if len(line) > terminalWidth {
 			t.Errorf("%d columns: %s", len(line), line)

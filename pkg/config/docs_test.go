@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/knarr-io/knarr/tests/golden"
 )
 
 const docsHead = `# Configuration
@@ -87,7 +89,7 @@ func TestDocumentation(t *testing.T) {
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", docNames(&f), docUsage(&f), docDefault(&f), cell(f.Wants()), code(f.Env))
 	}
-	golden(t, "../../docs/configuration.md", b.String())
+	golden.Check(t, "../../docs/configuration.md", b.String())
 }
 
 func docNames(f *Flag) string {

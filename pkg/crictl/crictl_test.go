@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -14,9 +13,9 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-)
 
-var update = flag.Bool("update", false, "write the golden files")
+	"github.com/knarr-io/knarr/tests/golden"
+)
 
 func TestTables(t *testing.T) {
 	type call func(*Client, context.Context) error
@@ -70,22 +69,7 @@ func TestTables(t *testing.T) {
 			if err := tc.call(c, t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			path := filepath.Join("testdata", tc.name)
-			if *update {
-				if err := os.MkdirAll("testdata", 0o755); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(path, out.Bytes(), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if out.String() != string(want) {
-				t.Errorf("got:\n%s\nwant:\n%s", out, want)
-			}
+			golden.Check(t, filepath.Join("testdata", tc.name), out.String())
 		})
 	}
 }

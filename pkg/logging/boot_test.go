@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,9 +18,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/knarr-io/knarr/pkg/lifecycle"
+	"github.com/knarr-io/knarr/tests/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite the files in testdata")
 
 // screen is a terminal that knows what Boot uses: newline, return, erase, colours.
 type screen struct {
@@ -202,25 +200,9 @@ func TestBootScreen(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				got := bootOf(t, test.columns, test.colour, test.fakes, test.looks)
-				golden(t, filepath.Join("testdata", "boot-"+test.name+".txt"), got)
+				golden.Check(t, filepath.Join("testdata", "boot-"+test.name+".txt"), got)
 			})
 		})
-	}
-}
-
-func golden(t *testing.T, path, got string) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s differs; look at it with -update\ngot\n%s\nwant\n%s", path, got, want)
 	}
 }
 

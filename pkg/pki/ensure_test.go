@@ -44,8 +44,8 @@ func TestKubeconfigGolden(t *testing.T) {
 	dir := t.TempDir()
 	c := testConfig(dir)
 	mustEnsure(t, testNow(), c)
-	golden(t, "controller.kubeconfig", string(slurp(t, c.KubeconfigPath(ControllerManagerKubeconfig))), dir)
-	golden(t, "kubelet.kubeconfig", string(slurp(t, c.KubeconfigPath(KubeletKubeconfig))), dir)
+	check(t, "controller.kubeconfig", string(slurp(t, c.KubeconfigPath(ControllerManagerKubeconfig))), dir)
+	check(t, "kubelet.kubeconfig", string(slurp(t, c.KubeconfigPath(KubeletKubeconfig))), dir)
 	admin := string(slurp(t, c.Admin.Path))
 	if strings.Contains(admin, dir) {
 		t.Errorf("the admin kubeconfig names files, so it cannot be copied:\n%s", admin)

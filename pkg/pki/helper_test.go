@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
-	"flag"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -15,9 +14,9 @@ import (
 	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
-)
 
-var update = flag.Bool("update", false, "write the golden files anew")
+	"github.com/knarr-io/knarr/tests/golden"
+)
 
 const days = 24 * time.Hour
 
@@ -41,23 +40,10 @@ func testConfig(dir string) Config {
 	}
 }
 
-// golden compares got with testdata/name, after dir has been replaced in it.
-func golden(t *testing.T, name, got, dir string) {
+// check compares got with testdata/name, after dir has been replaced in it.
+func check(t *testing.T, name, got, dir string) {
 	t.Helper()
-	got = strings.ReplaceAll(got, dir, "DIR")
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s differs (go test -update writes it anew):\n got:\n%s\nwant:\n%s", path, got, want)
-	}
+	golden.Check(t, filepath.Join("testdata", name), strings.ReplaceAll(got, dir, "DIR"))
 }
 
 func mustEnsure(t *testing.T, now time.Time, c Config) Result {

@@ -30,7 +30,7 @@ func TestInventoryGolden(t *testing.T) {
 	spill(t, c.LeafPair(SupervisorClient).Key, slurp(t, c.LeafPair(AdminClient).Key))
 	c.NodeName = "node-2"
 	before := snapshot(t, c)
-	golden(t, "inventory.golden", table(t, testNow().Add(40*days+time.Minute), c), dir)
+	check(t, "inventory.golden", table(t, testNow().Add(40*days+time.Minute), c), dir)
 	if !maps.Equal(before, snapshot(t, c)) {
 		t.Error("looking changed files")
 	}
@@ -39,7 +39,7 @@ func TestInventoryGolden(t *testing.T) {
 // TestInventoryOfNothing is what a machine without a server shows.
 func TestInventoryOfNothing(t *testing.T) {
 	dir := t.TempDir()
-	golden(t, "inventory-empty.golden", table(t, testNow(), Config{DataDir: dir + "/data"}), dir)
+	check(t, "inventory-empty.golden", table(t, testNow(), Config{DataDir: dir + "/data"}), dir)
 }
 
 // TestInventoryWithoutConfiguration must not take the names of a server it

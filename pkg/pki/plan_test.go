@@ -26,7 +26,7 @@ func TestPlanGolden(t *testing.T) {
 	for _, k := range plan.Kubeconfigs {
 		fmt.Fprintf(&b, "kubeconfig %s %s\n  server %s\n  ca     %s\n  user   %s embedded=%t\n", k.Name, k.Path, k.Server, k.CAFile, k.User.Cert, k.Embedded)
 	}
-	golden(t, "plan.golden", b.String(), "/DIR")
+	check(t, "plan.golden", b.String(), "/DIR")
 }
 
 func TestPlanWithoutAgent(t *testing.T) {

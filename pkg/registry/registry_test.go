@@ -2,7 +2,6 @@ package registry
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -13,26 +12,8 @@ import (
 	"testing"
 
 	"github.com/knarr-io/knarr/pkg/config"
+	"github.com/knarr-io/knarr/tests/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s is different (go test -update accepts it); got:\n%s", file, got)
-	}
-}
 
 func read(t *testing.T, name string) []byte {
 	t.Helper()
@@ -56,7 +37,7 @@ func TestFiles(t *testing.T) {
 				for _, f := range slices.Sorted(maps.Keys(files)) {
 					fmt.Fprintf(&b, "==> %s\n%s\n", f, files[f])
 				}
-				golden(t, name+suffix+".txt", b.String())
+				golden.Check(t, filepath.Join("testdata", name+suffix+".txt"), b.String())
 			})
 		}
 	}
@@ -74,7 +55,7 @@ func TestAllProblemsAtOnce(t *testing.T) {
 	if s.Mirrors != nil || s.Configs != nil {
 		t.Error("a bad file has settings")
 	}
-	golden(t, "bad.txt", err.Error()+"\n")
+	golden.Check(t, filepath.Join("testdata", "bad.txt"), err.Error()+"\n")
 }
 
 func TestParse(t *testing.T) {

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"flag"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -12,9 +11,8 @@ import (
 	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/datadir"
 	"github.com/knarr-io/knarr/pkg/datastore"
+	"github.com/knarr-io/knarr/tests/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // given makes the plan that a command line leads to on a usual machine.
 func given(t *testing.T, line ...string) Plan {
@@ -61,20 +59,7 @@ func TestArguments(t *testing.T) {
 		"user":       {"kube-apiserver-arg=audit-log-path=/var/log/audit", "kube-apiserver-arg=anonymous-auth=true", "kube-scheduler-arg=profiling=true", "kube-controller-manager-arg=node-monitor-period=2s", "cluster-domain=site.example", "bind-address=192.0.2.10"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := filepath.Join("testdata", name+".golden")
-			got := render(t, given(t, line...))
-			if *update {
-				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got != string(want) {
-				t.Errorf("differs from %s (run with -update and read the diff):\n%s", path, got)
-			}
+			golden.Check(t, filepath.Join("testdata", name+".golden"), render(t, given(t, line...)))
 		})
 	}
 }

@@ -19,54 +19,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/knarr-io/knarr/pkg/process"
+	"github.com/knarr-io/knarr/tests/apart"
 )
 
 // TestMain runs all tests of this package in namespaces of their own (network,
 // mount, pid), so that they can make and remove links, tables and mounts without
-// touching the machine. Without root a user namespace gives the rights.
+// touching the machine.
 func TestMain(m *testing.M) {
-	const inside = "KNARR_TEST_INSIDE_NAMESPACES"
 	if as := os.Getenv(role); as != "" {
 		play(as)
 	}
-	if os.Getenv(inside) != "" {
-		if err := isolate(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command(os.Args[0], os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID, Pdeathsig: unix.SIGKILL,
-	}
-	if os.Geteuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
-	}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		os.Exit(exit.ExitCode())
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "make namespaces for the tests:", err)
-		os.Exit(1)
-	}
-}
-
-// isolate cuts the mounts of this namespace off from the machine's.
-func isolate() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
-	}
-	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
-		return fmt.Errorf("mount proc: %w", err)
-	}
-	return nil
+	os.Exit(apart.Run(m, unix.CLONE_NEWNET|unix.CLONE_NEWNS|unix.CLONE_NEWPID, func() error {
+		return unix.Mount("proc", "/proc", "proc", 0, "")
+	}))
 }
 
 func mount(t *testing.T, source, target, fsType string, flags uintptr) {

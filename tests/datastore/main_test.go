@@ -9,54 +9,30 @@ package datastore_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/knarr-io/knarr/pkg/datastore"
+	"github.com/knarr-io/knarr/tests/apart"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 )
 
-const (
-	// envServe makes this program a store server: ENDPOINT, DIR and LISTEN separated by "|".
-	envServe = "KNARR_TEST_SERVE"
-	// envInside tells that the mount namespace is the tests' own.
-	envInside = "KNARR_TEST_INSIDE"
-)
+// envServe makes this program a store server: ENDPOINT, DIR and LISTEN separated by "|".
+const envServe = "KNARR_TEST_SERVE"
 
 func TestMain(m *testing.M) {
-	switch {
-	case os.Getenv(envServe) != "":
-		os.Exit(serve(os.Getenv(envServe)))
-	case os.Getenv(envInside) == "":
-		os.Exit(enter())
+	if spec := os.Getenv(envServe); spec != "" {
+		os.Exit(serve(spec))
 	}
-	os.Exit(m.Run())
-}
-
-// enter runs this program again in a mount namespace of its own.
-func enter() int {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), envInside+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	var exit *exec.ExitError
-	if err := cmd.Run(); errors.As(err, &exit) {
-		return exit.ExitCode()
-	} else if err != nil {
-		fmt.Fprintln(os.Stderr, "run tests in a mount namespace (needs root):", err)
-		return 1
-	}
-	return 0
+	os.Exit(apart.Run(m, syscall.CLONE_NEWNS, nil))
 }
 
 // serve is a store server until it is killed.

@@ -1,11 +1,14 @@
 package netpol
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/knarr-io/knarr/tests/golden"
 )
 
 // TestRules shows what each kind of rule becomes.
@@ -34,7 +37,7 @@ func TestRules(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden(t, name, rs.String())
+			golden.Check(t, filepath.Join("testdata", name+".golden"), rs.String())
 		})
 	}
 }
@@ -51,7 +54,7 @@ func TestPoliciesAddUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "add-up", rs.String())
+	golden.Check(t, filepath.Join("testdata", "add-up.golden"), rs.String())
 	again, err := compile(w)
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +110,7 @@ func TestSandboxesComeBeforeTheAPI(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "sandboxes", rs.String())
+	golden.Check(t, filepath.Join("testdata", "sandboxes.golden"), rs.String())
 }
 
 func TestMirrorPodsAreKnownByTheirStaticPods(t *testing.T) {

@@ -3,8 +3,6 @@ package netpol
 import (
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -69,27 +67,6 @@ func town(t testing.TB) *world {
 	done.Status.Phase = corev1.PodSucceeded
 	w.pods = append(w.pods, trimmed(t, host), trimmed(t, done), trimmed(t, kubePod("shop", "new", "here", web)))
 	return w
-}
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s is not what is made now; look at the difference, then run go test -update\ngot\n%s\nwant\n%s", path, got, want)
-	}
 }
 
 func addrs(texts ...string) (list []netip.Addr) {
