@@ -268,8 +268,11 @@ func TestFiveHundredPoliciesOverTwoHundredPods(t *testing.T) {
 		{"a policy gone", func() error { return r.client.NetworkingV1().NetworkPolicies("ns-0").Delete(ctx, "late", none) }, "!ns-0/late"},
 		{"a pod gone", func() error { return r.client.CoreV1().Pods("ns-0").Delete(ctx, "late", none) }, "!" + fmt.Sprint([]byte{10, 42, 9, 9})},
 	}
-	best := map[string]time.Duration{} // of several, since the machine may be busy with other things
-	for range 3 {
+	// The best of several keeps the promise, since the machine may be busy with other things; none may be far from it, or
+	// something is slow now and then.
+	const promise, farOff = time.Second, 10 * time.Second
+	best := map[string]time.Duration{}
+	for round := range 3 {
 		for _, step := range steps {
 			before, begin := r.state.Load(), time.Now()
 			if err := step.do(); err != nil {
@@ -282,11 +285,14 @@ func TestFiveHundredPoliciesOverTwoHundredPods(t *testing.T) {
 			if b, there := best[step.name]; !there || took < b {
 				best[step.name] = took
 			}
+			if took > farOff {
+				t.Errorf("%s took %v in round %d", step.name, took, round)
+			}
 		}
 	}
 	for _, step := range steps {
 		t.Logf("%s: %v", step.name, best[step.name])
-		if best[step.name] > time.Second {
+		if best[step.name] > promise {
 			t.Errorf("%s took %v", step.name, best[step.name])
 		}
 	}
