@@ -15,8 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/knarr-io/knarr/pkg/retry"
 )
 
@@ -189,16 +187,40 @@ func (c *Client) hold(ctx context.Context, server string) (opened bool, err erro
 	defer c.config.Down(server)
 	c.log.Debug("tunnel is open", "server", server)
 	var streams sync.WaitGroup
-	// The replacement in net/http serves listeners; this is one connection, which this end has dialled.
-	//lint:ignore SA1019 see above
-	(&http2.Server{MaxConcurrentStreams: maxStreams}).ServeConn(conn, &http2.ServeConnOpts{Context: ctx, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	serve(ctx, conn, func(w http.ResponseWriter, r *http.Request) {
 		streams.Add(1)
 		defer streams.Done()
 		c.answer(w, r)
-	})})
+	})
 	streams.Wait()
 	return true, errors.New("the connection ended")
 }
+
+// serve answers the requests of HTTP/2 that come over one connection until that has ended.
+func serve(ctx context.Context, conn net.Conn, handler http.HandlerFunc) {
+	s := &http.Server{
+		Handler: handler, Protocols: http2Alone(), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	_ = s.Serve(&listener{watchedConn: watch(conn)}) // io.EOF, from the listener
+}
+
+// listener accepts one connection, which was dialled, and ends with it.
+type listener struct {
+	*watchedConn
+	accepted bool
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	if !l.accepted {
+		l.accepted = true
+		return l.watchedConn, nil
+	}
+	<-l.ended
+	return nil, io.EOF
+}
+
+func (l *listener) Addr() net.Addr { return l.LocalAddr() }
 
 // connect asks server for a tunnel.
 func (c *Client) connect(ctx context.Context, server string) (_ net.Conn, err error) {

@@ -15,7 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
@@ -53,9 +52,8 @@ type route struct {
 // session is the connection of one agent.
 type session struct {
 	node string
-	conn net.Conn
-	//lint:ignore SA1019 net/http's own connections are dialled by a transport; this one has been accepted
-	http *http2.ClientConn
+	conn *watchedConn
+	http *http.ClientConn
 }
 
 // NewServer makes the component. factory is called when it runs; Node objects say which addresses are which node's.
@@ -140,7 +138,7 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, node string) erro
 	if buffered.Reader.Buffered() > 0 {
 		return fmt.Errorf("agent %s spoke before it was its turn", node)
 	}
-	one, err := s.open(conn, node)
+	one, err := s.open(r.Context(), conn, node)
 	if err != nil {
 		return fmt.Errorf("start the tunnel of agent %s: %w", node, err)
 	}
@@ -155,43 +153,34 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, node string) erro
 	return nil
 }
 
-func (s *Server) open(conn net.Conn, node string) (*session, error) {
+func (s *Server) open(ctx context.Context, conn net.Conn, node string) (*session, error) {
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
-	transport := conn
+	beneath := conn
 	if t, ok := conn.(*tls.Conn); ok {
-		transport = t.NetConn()
+		beneath = t.NetConn()
 	}
-	if err := keepAlive(transport, serverLimit); err != nil {
+	if err := keepAlive(beneath, serverLimit); err != nil {
 		return nil, err
 	}
 	const answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + Protocol + "\r\n\r\n"
 	if _, err := io.WriteString(conn, answer); err != nil {
 		return nil, err
 	}
-	watched := &watchedConn{Conn: conn, ended: make(chan struct{})}
-	//lint:ignore SA1019 as in session
-	client, err := (&http2.Transport{}).NewClientConn(watched)
+	watched := watch(conn)
+	transport := &http.Transport{
+		Protocols:   http2Alone(),
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return watched, nil },
+	}
+	client, err := transport.NewClientConn(ctx, "http", "agent:80") // the address is nobody's: the connection is there
 	if err != nil {
 		return nil, err
 	}
 	return &session{node: node, conn: watched, http: client}, nil
 }
 
-// watchedConn tells when it has been closed, by whichever end: HTTP/2 closes a connection it cannot use any more.
-type watchedConn struct {
-	net.Conn
-	once  sync.Once
-	ended chan struct{}
-}
-
-func (c *watchedConn) Close() error {
-	c.once.Do(func() { close(c.ended) })
-	return c.Conn.Close()
-}
-
-func (s *session) wait() { <-s.conn.(*watchedConn).ended }
+func (s *session) wait() { <-s.conn.ended }
 
 func (s *Server) add(one *session) error {
 	s.mu.Lock()

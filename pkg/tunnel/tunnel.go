@@ -16,6 +16,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"sync"
 	"syscall"
 	"time"
@@ -65,4 +66,25 @@ func join(ctx context.Context, a, b io.ReadWriteCloser) {
 		})
 	}
 	both.Wait()
+}
+
+// watchedConn tells when it has been closed, by whichever end: HTTP/2 closes a connection it cannot use any more.
+type watchedConn struct {
+	net.Conn
+	once  sync.Once
+	ended chan struct{}
+}
+
+func watch(conn net.Conn) *watchedConn { return &watchedConn{Conn: conn, ended: make(chan struct{})} }
+
+func (c *watchedConn) Close() error {
+	c.once.Do(func() { close(c.ended) })
+	return c.Conn.Close()
+}
+
+// http2Alone is HTTP/2 from the first byte: both ends know, and TLS is beneath.
+func http2Alone() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	return p
 }
