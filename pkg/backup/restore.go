@@ -23,6 +23,8 @@ type Target struct {
 // Restored tells what a restore did.
 type Restored struct {
 	Info Info
+	// Revision is where the datastore goes on, well past any that a client has seen.
+	Revision int64
 	// Previous is where what was there before is now; empty if there was nothing.
 	Previous string
 	// Config is where the configuration of the backup is.
@@ -32,6 +34,9 @@ type Restored struct {
 // Restore puts a server back to what it was. Nothing is touched before the whole backup was unpacked and verified beside
 // it; then it takes the place of what is there in one step, and that is kept. The server must be stopped
 // ([sqlite.ErrInUse]).
+//
+// The datastore's contents are those of the backup, its revisions go on: what clients remember of the time since then is
+// compacted, so that they read anew.
 //
 // A server that used an external datastore gets a SQLite one, from which `knarr datastore migrate` leads on.
 func Restore(ctx context.Context, file string, to Target, passphrase []byte) (done Restored, err error) {
@@ -53,6 +58,9 @@ func Restore(ctx context.Context, file string, to Target, passphrase []byte) (do
 	}
 	if done.Info, err = extract(ctx, file, staging, passphrase); err != nil {
 		return done, err
+	}
+	if done.Revision, err = sqlite.RaiseRevision(ctx, filepath.Join(staging, dirStore, sqlite.FileName())); err != nil {
+		return done, fmt.Errorf("restore backup: %w", err)
 	}
 	if err := syncTree(staging); err != nil {
 		return done, err

@@ -44,7 +44,7 @@ func NewImporter(dir string) (_ *Importer, err error) {
 	}
 	// Nothing is worth syncing before Finish does it for all.
 	if err = execAll(im.conn, "PRAGMA journal_mode=DELETE", "PRAGMA synchronous=OFF", "BEGIN IMMEDIATE"); err == nil {
-		im.ins, err = im.conn.prepare("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", 0)
+		im.ins, err = im.conn.prepare(insertRow, 0)
 	}
 	if err != nil {
 		return nil, errors.Join(err, im.Abort())
@@ -76,8 +76,8 @@ func (im *Importer) add(r row) error {
 	}
 	r.hash = r.sum()
 	im.live += r.hash
-	err := im.ins.exec(r.rev, []byte(r.key), r.create, r.prev, r.version, r.lease, int64(r.hash), int64(im.live), r.value)
-	if err != nil {
+	r.live = im.live
+	if err := im.ins.insert(&r); err != nil {
 		return fmt.Errorf("import key %q at revision %d: %w", r.key, r.rev, err)
 	}
 	return nil
@@ -125,10 +125,8 @@ func publish(from, to string) error {
 	if _, err := SumFile(context.Background(), from); err != nil {
 		return err
 	}
-	for _, suffix := range []string{"-wal", "-shm"} {
-		if err := os.Remove(from + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("remove log of finished database: %w", err)
-		}
+	if err := removeLogs(from); err != nil {
+		return err
 	}
 	if err := syncFile(from); err != nil {
 		return err
@@ -165,10 +163,15 @@ func (im *Importer) Abort() error {
 	return errors.Join(append(errs, removeDatabase(im.path))...)
 }
 
-func removeDatabase(path string) error {
-	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
+func removeDatabase(path string) error { return removeFiles(path, "", "-wal", "-shm", "-journal") }
+
+// removeLogs removes what is beside a database that is whole without.
+func removeLogs(path string) error { return removeFiles(path, "-wal", "-shm") }
+
+func removeFiles(path string, suffixes ...string) error {
+	for _, suffix := range suffixes {
 		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("remove unfinished database: %w", err)
+			return fmt.Errorf("remove files of database: %w", err)
 		}
 	}
 	return nil
@@ -195,12 +198,7 @@ func CopyDatabase(ctx context.Context, from, to string) (revision int64, err err
 		return 0, errors.Join(fmt.Errorf("copy database: %w", readError(from, err)), removeDatabase(to))
 	}
 	s, err := SumFile(ctx, to)
-	for _, suffix := range []string{"-wal", "-shm"} {
-		if rerr := os.Remove(to + suffix); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
-			err = errors.Join(err, rerr)
-		}
-	}
-	if err == nil {
+	if err = errors.Join(err, removeLogs(to)); err == nil {
 		err = syncFile(to)
 	}
 	if err != nil {

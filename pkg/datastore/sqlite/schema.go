@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"database/sql/driver"
 	"encoding/binary"
 	"fmt"
 
@@ -62,6 +63,18 @@ type row struct {
 	hash    uint64
 	live    uint64
 	value   []byte
+}
+
+// insertRow is for [stmt.insert].
+const insertRow = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+// insert writes a row with the statement insertRow.
+func (s *stmt) insert(r *row) error {
+	var value driver.Value // NULL
+	if !r.tombstone() {
+		value = r.value
+	}
+	return s.exec(r.rev, []byte(r.key), r.create, r.prev, r.version, r.lease, int64(r.hash), int64(r.live), value)
 }
 
 func (r *row) tombstone() bool { return r.version == 0 }

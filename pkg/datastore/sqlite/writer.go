@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"math"
@@ -140,7 +139,7 @@ func (w *writer) prepare(path string) (err error) {
 		{&w.begin, "BEGIN IMMEDIATE", 0},
 		{&w.commit, "COMMIT", 0},
 		{&w.rollback, "ROLLBACK", 0},
-		{&w.insert, "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", 0},
+		{&w.insert, insertRow, 0},
 		{&w.delete, "DELETE FROM log WHERE rev = ?", 0},
 		{&w.setMeta, "UPDATE meta SET value = ? WHERE name = ?", 0},
 		{&w.read, selectRow, rowColumns},
@@ -414,13 +413,7 @@ func (p *prevRow) keyValue(key string) *server.KeyValue {
 // insert writes a batch, inside a transaction.
 func (b *Backend) insert(t *batch) error {
 	for i := range t.rows {
-		r := &t.rows[i]
-		var value driver.Value
-		if !r.tombstone() {
-			value = r.value
-		}
-		err := b.w.insert.exec(r.rev, []byte(r.key), r.create, r.prev, r.version, r.lease, int64(r.hash), int64(r.live), value)
-		if err != nil {
+		if err := b.w.insert.insert(&t.rows[i]); err != nil {
 			return err
 		}
 	}
