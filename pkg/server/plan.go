@@ -76,6 +76,7 @@ func (p Plan) apiServer(store datastore.Access) apiserver.Config {
 		EtcdCA:                  store.CAFile,
 		EtcdClientCert:          store.CertFile,
 		EtcdClientKey:           store.KeyFile,
+		Alone:                   p.alone(),
 		EnableProfiling:         p.Profiling,
 		ExtraArgs:               p.Args.APIServer.Slice(),
 	}

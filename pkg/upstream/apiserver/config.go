@@ -35,6 +35,9 @@ type Config struct {
 	EtcdEndpoints                         []string
 	EtcdCA, EtcdClientCert, EtcdClientKey string
 
+	// Alone says that there is no other kube-apiserver, so that nothing is written every ten seconds to tell others where
+	// this one is.
+	Alone bool
 	// EnableProfiling serves /debug/pprof on the API's port.
 	EnableProfiling bool
 	// ExtraArgs are the user's, "name=value"; they win.
@@ -50,6 +53,12 @@ func (c Config) Args() []string {
 	cidrs := make([]string, len(c.ServiceCIDRs))
 	for i, p := range c.ServiceCIDRs {
 		cidrs[i] = p.String()
+	}
+	reconciler, gates := "", ""
+	if c.Alone {
+		// By leases in the datastore an API server that died is found out by the others, and peers find each other to proxy
+		// requests of other versions. The count of one writes the address once.
+		reconciler, gates = "master-count", "UnknownVersionInteroperabilityProxy=false"
 	}
 	return argv.List{}.With(
 		"advertise-address", advertise,
@@ -89,6 +98,8 @@ func (c Config) Args() []string {
 		"kubelet-client-certificate", c.KubeletClientCert,
 		"kubelet-client-key", c.KubeletClientKey,
 		"kubelet-preferred-address-types", "InternalIP,ExternalIP,Hostname",
+		"endpoint-reconciler-type", reconciler,
+		"feature-gates", gates,
 		"profiling", strconv.FormatBool(c.EnableProfiling),
 	).Merge(c.ExtraArgs)
 }

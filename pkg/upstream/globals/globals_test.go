@@ -29,6 +29,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/transport"
 	"k8s.io/klog/v2"
+	controlplane "k8s.io/kubernetes/pkg/controlplane/apiserver"
 )
 
 // recorder keeps records as "LEVEL component message key=value ...".
@@ -361,6 +362,11 @@ func TestApply(t *testing.T) {
 	}
 	if got := debug.SetGCPercent(100); got != 50 {
 		t.Errorf("GC percentage %d", got)
+	}
+
+	lease := time.Duration(controlplane.IdentityLeaseDurationSeconds) * time.Second
+	if got := controlplane.IdentityLeaseRenewIntervalPeriod; got != identityRenewal || 3*got > lease {
+		t.Errorf("kube-apiserver's lease of %v is renewed every %v", lease, got)
 	}
 
 	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(nil); err != nil {
