@@ -22,8 +22,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -57,12 +55,11 @@ type Info struct {
 
 // names in the archive
 const (
-	nameInfo   = "backup.json"
-	nameSums   = "checksums.json" // last
-	dirServer  = "server"         // data-dir/server
-	dirConfig  = "config"         // /etc/knarr
-	dirStore   = "server/db"      // the database
-	fileSuffix = ".knarr-backup"
+	nameInfo  = "backup.json"
+	nameSums  = "checksums.json" // last
+	dirServer = "server"         // data-dir/server
+	dirConfig = "config"         // /etc/knarr
+	dirStore  = "server/db"      // the database
 )
 
 // Compression is how hard to try to make backups small; the zero value is [CompressionDefault].
@@ -185,61 +182,6 @@ func extract(ctx context.Context, file, dir string, passphrase []byte) (info Inf
 		return info, fmt.Errorf("check the datastore in backup %s: it has %+v, its description says %+v", file, sum, info.Datastore)
 	}
 	return info, nil
-}
-
-// File is a backup in a directory of backups.
-type File struct {
-	Path    string    `json:"path"`
-	Created time.Time `json:"created"` // from its name
-	Bytes   int64     `json:"bytes"`
-}
-
-// Name returns the name for a backup made at a time.
-func Name(t time.Time) string { return "knarr-" + t.UTC().Format("20060102T150405Z") + fileSuffix }
-
-// isName tells whether a file is called as a backup is.
-func isName(name string) bool {
-	return filepath.Base(name) == name && strings.HasPrefix(name, "knarr-") && strings.HasSuffix(name, fileSuffix)
-}
-
-// List returns the backups in a directory, the newest first. A directory that is not there has none.
-func List(dir string) ([]File, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list backups: %w", err)
-	}
-	var out []File
-	for _, e := range entries {
-		stamp, ok := strings.CutSuffix(e.Name(), fileSuffix)
-		created, perr := time.Parse("knarr-20060102T150405Z", stamp)
-		if !ok || perr != nil || !e.Type().IsRegular() {
-			continue
-		}
-		fi, err := e.Info()
-		if err != nil {
-			return nil, fmt.Errorf("list backups: %w", err)
-		}
-		out = append(out, File{Path: filepath.Join(dir, e.Name()), Created: created, Bytes: fi.Size()})
-	}
-	slices.SortFunc(out, func(a, b File) int { return b.Created.Compare(a.Created) })
-	return out, nil
-}
-
-// Prune removes all but the newest backups of a directory and returns what it removed. keep must be at least one.
-func Prune(dir string, keep int) ([]File, error) {
-	if keep < 1 {
-		return nil, fmt.Errorf("prune backups: keep %d: at least one has to stay", keep)
-	}
-	files, err := List(dir)
-	if err != nil || len(files) <= keep {
-		return nil, err
-	}
-	for i, f := range files[keep:] {
-		if err := os.Remove(f.Path); err != nil {
-			return files[keep : keep+i], fmt.Errorf("prune backups: %w", err)
-		}
-	}
-	return files[keep:], nil
 }
 
 // within joins a name of the archive to a directory, and refuses one that leads out of it.

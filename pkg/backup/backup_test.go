@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/robfig/cron/v3"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/datastore/sqlite"
@@ -208,21 +210,69 @@ func TestDamagedBackupsAreRefused(t *testing.T) {
 	}
 }
 
+// TestRestoredRevisionsGoOn has a client that saw revisions after the backup: it must be told, and never see them go back.
+func TestRestoredRevisionsGoOn(t *testing.T) {
+	h := newHost(t)
+	b := h.fill(t)
+	file := filepath.Join(t.TempDir(), "b")
+	if _, err := Create(t.Context(), h.source(), file, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	seen, err := b.Create(t.Context(), "/registry/later", []byte("x"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	done, err := Restore(t.Context(), file, Target{DataDir: h.data, ConfigDir: h.config}, nil)
+	if err != nil || done.Revision <= seen {
+		t.Fatalf("restored to revision %d after %d, %v", done.Revision, seen, err)
+	}
+	h.check(t)
+	comp := datastore.New(h.source().Datastore, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	up, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- comp.Run(ctx, func() { close(up) }) }()
+	<-up
+	client, err := comp.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for r := range client.Watch(ctx, "/registry/", clientv3.WithPrefix(), clientv3.WithRev(seen+1)) {
+		if !errors.Is(r.Err(), rpctypes.ErrCompacted) || r.CompactRevision != done.Revision {
+			t.Errorf("a watch from %d on got %+v, %v", seen+1, r, r.Err())
+		}
+	}
+	got, err := client.Get(ctx, "/registry/later")
+	if err != nil || got.Count != 0 || got.Header.Revision < done.Revision {
+		t.Errorf("a key that was not in the backup: %+v, %v", got, err)
+	}
+	if put, err := client.Put(ctx, "/registry/later", "y"); err != nil || put.Header.Revision <= done.Revision {
+		t.Errorf("write: %+v, %v", put, err)
+	}
+	client.Close()
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestPruneKeepsTheNewest(t *testing.T) {
 	dir := t.TempDir()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for i := range 5 {
-		if err := os.WriteFile(filepath.Join(dir, Name(at.Add(time.Duration(i)*time.Hour))), nil, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, DefaultSeries.Name(at.Add(time.Duration(i)*time.Hour))), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Prune(dir, 0); err == nil {
+	if _, err := Prune(dir, DefaultSeries, 0); err == nil {
 		t.Error("all backups could be removed")
 	}
-	removed, err := Prune(dir, 2)
+	removed, err := Prune(dir, DefaultSeries, 2)
 	if err != nil || len(removed) != 3 {
 		t.Errorf("removed %v, %v", removed, err)
 	}
@@ -232,6 +282,41 @@ func TestPruneKeepsTheNewest(t *testing.T) {
 	}
 	if none, err := List(filepath.Join(dir, "missing")); err != nil || len(none) != 0 {
 		t.Errorf("a missing directory lists %v, %v", none, err)
+	}
+}
+
+// TestSeriesAreCountedApart has two series in one directory, of which one's name begins as the other's.
+func TestSeriesAreCountedApart(t *testing.T) {
+	dir := t.TempDir()
+	const one, other Series = "a", "a-b"
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for i := range 6 {
+		s := one
+		if i%2 == 0 {
+			s = other
+		}
+		if err := os.WriteFile(filepath.Join(dir, s.Name(at.Add(time.Duration(i)*time.Hour))), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if removed, err := Prune(dir, one, 1); err != nil || len(removed) != 2 {
+		t.Errorf("removed %v, %v", removed, err)
+	}
+	left, err := List(dir)
+	if err != nil || len(left) != 4 || filepath.Base(left[0].Path) != one.Name(at.Add(5*time.Hour)) || filepath.Base(left[1].Path) != other.Name(at.Add(4*time.Hour)) {
+		t.Errorf("left %v, %v", left, err)
+	}
+	x := NewScheduler(Schedule{Series: "c", Dir: dir, Keep: 1}, slog.New(slog.DiscardHandler))
+	if wait := x.next(schedule(t, "@every 12h"), at); wait != 0 {
+		t.Errorf("the first backup of a series is due in %v", wait)
+	}
+	for name, want := range map[string]bool{
+		"a-20260102T030405Z.knarr-backup": true, "20260102T030405Z.knarr-backup": false, "-20260102T030405Z.knarr-backup": false,
+		"a-20260102T030405Z": false, "a-2026.knarr-backup": false, "x/a-20260102T030405Z.knarr-backup": false, ".knarr-backup": false,
+	} {
+		if _, _, ok := parseName(name); ok != want {
+			t.Errorf("%s is the name of a backup: %t", name, ok)
+		}
 	}
 }
 
@@ -246,13 +331,13 @@ func schedule(t *testing.T, spec string) cron.Schedule {
 
 func TestSchedulerCountsFromTheNewestBackup(t *testing.T) {
 	dir := t.TempDir()
-	x := NewScheduler(Schedule{Dir: dir, Keep: 2}, slog.New(slog.DiscardHandler))
+	x := NewScheduler(Schedule{Series: DefaultSeries, Dir: dir, Keep: 2}, slog.New(slog.DiscardHandler))
 	every := schedule(t, "@every 12h")
 	now := time.Now().Truncate(time.Second)
 	if wait := x.next(every, now); wait != 0 {
 		t.Errorf("the first backup is due in %v", wait)
 	}
-	if err := os.WriteFile(filepath.Join(dir, Name(now.Add(-5*time.Hour))), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, DefaultSeries.Name(now.Add(-5*time.Hour))), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if wait := x.next(every, now); wait != 7*time.Hour {
@@ -268,10 +353,10 @@ func TestSchedulerKeepsTime(t *testing.T) {
 	dir := t.TempDir()
 	zone := time.FixedZone("east", 3*3600)
 	at := func(day, hour, minute int) time.Time { return time.Date(2026, 3, day, hour, minute, 0, 0, zone) }
-	if err := os.WriteFile(filepath.Join(dir, Name(at(1, 12, 0))), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, DefaultSeries.Name(at(1, 12, 0))), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	x := NewScheduler(Schedule{Dir: dir, Keep: 2}, slog.New(slog.DiscardHandler))
+	x := NewScheduler(Schedule{Series: DefaultSeries, Dir: dir, Keep: 2}, slog.New(slog.DiscardHandler))
 	for _, c := range []struct {
 		now  time.Time
 		want time.Duration
@@ -288,7 +373,7 @@ func TestSchedulerRefusesBadConfiguration(t *testing.T) {
 	for want, s := range map[string]Schedule{
 		"schedule":     {Dir: t.TempDir(), Cron: "often", Keep: 1},
 		"at least one": {Dir: t.TempDir(), Cron: "@daily"},
-		"bucket":       {Dir: t.TempDir(), Cron: "@daily", Keep: 1, S3: &S3{}},
+		"bucket":       {Dir: t.TempDir(), Cron: "@daily", Keep: 1, Place: Place{Fixed: &S3{}}},
 	} {
 		if err := NewScheduler(s, slog.New(slog.DiscardHandler)).Prepare(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want %q", s, err, want)
@@ -300,7 +385,7 @@ func TestSchedulerMakesBackups(t *testing.T) {
 	h := newHost(t)
 	h.fill(t)
 	dir := filepath.Join(t.TempDir(), "backups")
-	x := NewScheduler(Schedule{Source: h.source(), Dir: dir, Cron: "@every 1h", Keep: 1}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	x := NewScheduler(Schedule{Series: DefaultSeries, Source: h.source(), Dir: dir, Cron: "@every 1h", Keep: 1}, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- x.Run(ctx, func() {}) }()

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -31,8 +30,9 @@ type S3 struct {
 	// AccessKey and SecretKey are the credentials; without them those of the environment, of a file or of the machine
 	// are used, as AWS's own tools do.
 	AccessKey, SecretKey string
-	// CAFile has the certificates to trust; empty for the system's.
+	// CAFile has the certificates to trust, or else CA, in PEM; both empty for the system's.
 	CAFile string
+	CA     []byte
 	// Insecure speaks HTTP.
 	Insecure bool
 	// SkipVerify accepts any certificate.
@@ -59,19 +59,23 @@ func (s S3) bound(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // transport is nil where minio's own will do.
 func (s S3) transport() (http.RoundTripper, error) {
-	if s.CAFile == "" && s.Proxy == "" && !s.SkipVerify {
+	if s.CAFile == "" && len(s.CA) == 0 && s.Proxy == "" && !s.SkipVerify {
 		return nil, nil
 	}
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.TLSClientConfig = &tls.Config{InsecureSkipVerify: s.SkipVerify}
+	pem, from := s.CA, "the CA bundle"
 	if s.CAFile != "" {
-		pem, err := os.ReadFile(s.CAFile)
-		if err != nil {
+		var err error
+		if pem, err = os.ReadFile(s.CAFile); err != nil {
 			return nil, fmt.Errorf("S3: read CA certificates: %w", err)
 		}
+		from = s.CAFile
+	}
+	if len(pem) > 0 || s.CAFile != "" {
 		t.TLSClientConfig.RootCAs = x509.NewCertPool()
 		if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("S3: %s has no certificate", s.CAFile)
+			return nil, fmt.Errorf("S3: %s has no certificate", from)
 		}
 	}
 	if s.Proxy != "" {
@@ -131,6 +135,12 @@ func NewRemote(s S3) (*Remote, error) {
 
 func (r *Remote) key(name string) string { return path.Join(r.s.Folder, name) }
 
+// URL names a backup there, for people.
+func (r *Remote) URL(name string) string { return "s3://" + path.Join(r.s.Bucket, r.key(name)) }
+
+// Keep is how many backups of a series stay there; 0 removes none.
+func (r *Remote) Keep() int { return r.s.Keep }
+
 // Upload sends a backup; its checksum goes along and the service verifies it.
 func (r *Remote) Upload(ctx context.Context, file string) error {
 	ctx, cancel := r.s.bound(ctx)
@@ -154,7 +164,7 @@ func (r *Remote) Download(ctx context.Context, name, to string) error {
 	return nil
 }
 
-// List returns the names of the backups there, the newest first.
+// List returns the names of the backups there, of all series, the newest first.
 func (r *Remote) List(ctx context.Context) ([]string, error) {
 	ctx, cancel := r.s.bound(ctx) // also ends the listing when it is left early
 	defer cancel()
@@ -167,21 +177,21 @@ func (r *Remote) List(ctx context.Context) ([]string, error) {
 		if o.Err != nil {
 			return nil, fmt.Errorf("list backups in S3: %w", o.Err)
 		}
-		if name := path.Base(o.Key); strings.HasPrefix(name, "knarr-") && strings.HasSuffix(name, fileSuffix) {
-			names = append(names, name)
+		if _, _, ok := parseName(path.Base(o.Key)); ok {
+			names = append(names, path.Base(o.Key))
 		}
 	}
-	slices.Sort(names) // their names sort by time
-	slices.Reverse(names)
+	slices.SortFunc(names, newestFirst)
 	return names, nil
 }
 
-// Prune removes all but the newest backups there and returns the names of those it removed.
-func (r *Remote) Prune(ctx context.Context, keep int) ([]string, error) {
+// Prune removes all but the newest backups of a series there and returns the names of those it removed.
+func (r *Remote) Prune(ctx context.Context, s Series, keep int) ([]string, error) {
 	if keep < 1 {
 		return nil, fmt.Errorf("prune backups in S3: keep %d: at least one has to stay", keep)
 	}
 	names, err := r.List(ctx)
+	names = slices.DeleteFunc(names, func(name string) bool { return !s.has(name) })
 	if err != nil || len(names) <= keep {
 		return nil, err
 	}
@@ -193,41 +203,6 @@ func (r *Remote) Prune(ctx context.Context, keep int) ([]string, error) {
 	return names[keep:], nil
 }
 
-// Delete removes a backup, by its name, from a directory and, when s is not nil, from S3, and returns where it was. One
-// that is in neither is an error.
-func Delete(ctx context.Context, dir string, s *S3, name string) (where []string, err error) {
-	if !isName(name) {
-		return nil, fmt.Errorf("delete backup: %q is not the name of a backup", name)
-	}
-	file := filepath.Join(dir, name)
-	switch err := os.Remove(file); {
-	case err == nil:
-		where = append(where, file)
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("delete backup: %w", err)
-	}
-	if s != nil {
-		r, err := NewRemote(*s)
-		if err != nil {
-			return where, err
-		}
-		names, err := r.List(ctx)
-		if err != nil {
-			return where, err
-		}
-		if slices.Contains(names, name) {
-			if err := r.remove(ctx, name); err != nil {
-				return where, err
-			}
-			where = append(where, "s3://"+path.Join(s.Bucket, r.key(name)))
-		}
-	}
-	if len(where) == 0 {
-		return nil, fmt.Errorf("delete backup: there is no %s", name)
-	}
-	return where, nil
-}
-
 func (r *Remote) remove(ctx context.Context, name string) error {
 	ctx, cancel := r.s.bound(ctx)
 	defer cancel()
@@ -235,41 +210,4 @@ func (r *Remote) remove(ctx context.Context, name string) error {
 		return fmt.Errorf("remove backup %s from S3: %w", name, err)
 	}
 	return nil
-}
-
-// Send uploads a backup and then keeps only the newest there; keep 0 keeps all.
-func Send(ctx context.Context, s S3, file string, keep int) error {
-	r, err := NewRemote(s)
-	if err != nil {
-		return err
-	}
-	if err := r.Upload(ctx, file); err != nil || keep == 0 {
-		return err
-	}
-	_, err = r.Prune(ctx, keep)
-	return err
-}
-
-// Local finds a backup: a file here, else, when s is not nil, one of that name in S3, which is fetched into a directory.
-// done removes what was fetched.
-func Local(ctx context.Context, name string, s *S3, into string) (file string, done func() error, err error) {
-	if _, err := os.Stat(name); err == nil || s == nil {
-		return name, func() error { return nil }, nil
-	}
-	remote, err := NewRemote(*s)
-	if err != nil {
-		return "", nil, err
-	}
-	if err := os.MkdirAll(into, 0o755); err != nil {
-		return "", nil, fmt.Errorf("make directory to fetch the backup to: %w", err)
-	}
-	dir, err := os.MkdirTemp(into, "fetching-")
-	if err != nil {
-		return "", nil, fmt.Errorf("make directory to fetch the backup to: %w", err)
-	}
-	file = filepath.Join(dir, "backup")
-	if err := remote.Download(ctx, path.Base(name), file); err != nil {
-		return "", nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	return file, func() error { return os.RemoveAll(dir) }, nil
 }

@@ -16,6 +16,8 @@ import (
 type Schedule struct {
 	Source
 	Options
+	// Series is what their names begin with.
+	Series Series
 	// Dir is where they go, made when missing.
 	Dir string
 	// Cron is when they are made, in cron's five fields and local time, or as @daily or @every 12h. A time that passed
@@ -25,8 +27,8 @@ type Schedule struct {
 	Settle time.Duration
 	// Keep is how many stay; at least one.
 	Keep int
-	// S3 is where they are sent as well; nil for nowhere.
-	S3 *S3
+	// Place is where they are sent as well.
+	Place Place
 }
 
 // retryAfter is the time between attempts at a backup that fails.
@@ -46,10 +48,8 @@ func (*Scheduler) Name() string { return "backup" }
 
 // Prepare checks the configuration and makes the directory.
 func (x *Scheduler) Prepare(context.Context) error {
-	if x.s.S3 != nil {
-		if _, err := NewRemote(*x.s.S3); err != nil {
-			return err
-		}
+	if err := x.s.Place.check(); err != nil {
+		return err
 	}
 	if x.s.Cron == "" {
 		return nil
@@ -104,7 +104,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 // next is the time until the next backup is due.
 func (x *Scheduler) next(when cron.Schedule, now time.Time) time.Duration {
 	files, err := List(x.s.Dir)
-	if err != nil || len(files) == 0 {
+	if files = x.s.Series.of(files); err != nil || len(files) == 0 {
 		return 0
 	}
 	due := when.Next(files[0].Created.In(now.Location()))
@@ -116,15 +116,13 @@ func (x *Scheduler) next(when cron.Schedule, now time.Time) time.Duration {
 
 func (x *Scheduler) backUp(ctx context.Context) error {
 	began := time.Now()
-	file := filepath.Join(x.s.Dir, Name(began))
+	file := filepath.Join(x.s.Dir, x.s.Series.Name(began))
 	info, err := Create(ctx, x.s.Source, file, x.s.Options)
 	if err != nil {
 		return err
 	}
-	removed, err := Prune(x.s.Dir, x.s.Keep)
-	if x.s.S3 != nil {
-		err = errors.Join(err, Send(ctx, *x.s.S3, file, x.s.S3.Keep))
-	}
+	removed, err := Prune(x.s.Dir, x.s.Series, x.s.Keep)
+	err = errors.Join(err, x.s.Place.Send(ctx, file, x.s.Series, -1))
 	x.log.Info("backup made", "file", file, "keys", info.Datastore.Keys, "revision", info.Datastore.Revision,
 		"took", time.Since(began).Round(time.Millisecond), "removed", len(removed))
 	return err

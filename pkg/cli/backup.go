@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/knarr-io/knarr/pkg/backup"
 	"github.com/knarr-io/knarr/pkg/config"
@@ -90,6 +91,15 @@ func backupAction(env Env, conf settings, f func(context.Context, Env, config.Se
 	}
 }
 
+// backupPlace is where backups are besides the directory. When a Secret says it, that is read by way of the
+// administrator's kubeconfig.
+func backupPlace(env Env, s config.Server) backup.Place {
+	return server.BackupPlace(s, func() (kubernetes.Interface, error) {
+		cluster, err := reach(env.path(s.Kubeconfig.Path))
+		return cluster.Interface, err
+	})
+}
+
 func listBackups(ctx context.Context, env Env, s config.Server) error {
 	files, err := backup.List(s.BackupDir())
 	if err != nil {
@@ -99,37 +109,31 @@ func listBackups(ctx context.Context, env Env, s config.Server) error {
 	for _, f := range files {
 		fmt.Fprintf(&b, "%s\t%d\n", f.Path, f.Bytes)
 	}
-	if s3 := server.BackupS3(s); s3 != nil {
-		remote, err := backup.NewRemote(*s3)
-		if err != nil {
-			return usagef("%w", err)
-		}
+	remote, err := backupPlace(env, s).Remote(ctx)
+	if err != nil {
+		return failf("%w", err)
+	}
+	if remote != nil {
 		names, err := remote.List(ctx)
 		if err != nil {
 			return failf("%w", err)
 		}
 		for _, name := range names {
-			fmt.Fprintf(&b, "s3://%s/%s\n", s3.Bucket, path.Join(s3.Folder, name))
+			b.WriteString(remote.URL(name) + "\n")
 		}
 	}
 	return printText(env, b.String())
 }
 
 func pruneBackups(ctx context.Context, env Env, s config.Server) error {
-	removed, err := backup.Prune(s.BackupDir(), s.Backup.Retention)
+	series := server.BackupSeries(s)
+	removed, err := backup.Prune(s.BackupDir(), series, s.Backup.Retention)
 	var b strings.Builder
 	for _, f := range removed {
 		fmt.Fprintf(&b, "removed %s\n", f.Path)
 	}
-	if s3 := server.BackupS3(s); s3 != nil && err == nil {
-		var remote *backup.Remote
-		var names []string
-		if remote, err = backup.NewRemote(*s3); err == nil {
-			names, err = remote.Prune(ctx, s3.Keep)
-		}
-		for _, name := range names {
-			fmt.Fprintf(&b, "removed s3://%s/%s\n", s3.Bucket, path.Join(s3.Folder, name))
-		}
+	if err == nil {
+		err = pruneRemote(ctx, backupPlace(env, s), series, &b)
 	}
 	if perr := printText(env, b.String()); perr != nil {
 		return perr
@@ -138,6 +142,18 @@ func pruneBackups(ctx context.Context, env Env, s config.Server) error {
 		return failf("%w", err)
 	}
 	return nil
+}
+
+func pruneRemote(ctx context.Context, place backup.Place, series backup.Series, out *strings.Builder) error {
+	remote, err := place.Remote(ctx)
+	if err != nil || remote == nil {
+		return err
+	}
+	names, err := remote.Prune(ctx, series, remote.Keep())
+	for _, name := range names {
+		fmt.Fprintf(out, "removed %s\n", remote.URL(name))
+	}
+	return err
 }
 
 // deleteBackups removes the backups that are named, of which each must be somewhere.
@@ -150,7 +166,7 @@ func deleteBackups(env Env, c *cli.Context, conf settings) error {
 		return err
 	}
 	for _, name := range c.Args().Slice() {
-		where, err := backup.Delete(c.Context, s.BackupDir(), server.BackupS3(s), path.Base(name))
+		where, err := backup.Delete(c.Context, s.BackupDir(), backupPlace(env, s), path.Base(name))
 		if err != nil {
 			return failf("%w", err)
 		}
@@ -188,7 +204,7 @@ func makeBackup(ctx context.Context, env Env, c *cli.Context, s config.Server) e
 		if err := os.MkdirAll(s.BackupDir(), 0o700); err != nil {
 			return failf("make directory for backups: %w", err)
 		}
-		file = filepath.Join(s.BackupDir(), backup.Name(time.Now()))
+		file = filepath.Join(s.BackupDir(), server.BackupSeries(s).Name(time.Now()))
 	}
 	store, err := server.DatastoreConfig(s)
 	if err != nil {
@@ -205,14 +221,12 @@ func makeBackup(ctx context.Context, env Env, c *cli.Context, s config.Server) e
 		return failf("verify the backup just made: %w", err)
 	}
 	if keep > 0 {
-		if _, err := backup.Prune(s.BackupDir(), keep); err != nil {
+		if _, err := backup.Prune(s.BackupDir(), server.BackupSeries(s), keep); err != nil {
 			return failf("%w", err)
 		}
 	}
-	if s3 := server.BackupS3(s); s3 != nil {
-		if err := backup.Send(ctx, *s3, file, keep); err != nil {
-			return failf("%w; the backup is in %s", err, file)
-		}
+	if err := backupPlace(env, s).Send(ctx, file, server.BackupSeries(s), keep); err != nil {
+		return failf("%w; the backup is in %s", err, file)
 	}
 	return printJSON(env, struct {
 		File string `json:"file"`
@@ -229,7 +243,7 @@ func withBackup(env Env, c *cli.Context, conf settings, f func(config.Server, st
 	if err != nil {
 		return err
 	}
-	file, done, err := backup.Local(c.Context, c.Args().First(), server.BackupS3(s), s.DataDir)
+	file, done, err := backupPlace(env, s).Fetch(c.Context, c.Args().First(), s.DataDir)
 	if err != nil {
 		return failf("%w", err)
 	}

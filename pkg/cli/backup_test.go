@@ -49,6 +49,37 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 }
 
+// TestBackupSeries makes backups under a name, and prunes those of the name.
+func TestBackupSeries(t *testing.T) {
+	c := newCommand(t)
+	c.makeStore(t)
+	c.file(t, "var/lib/knarr/backups/"+backup.DefaultSeries.Name(time.Unix(1e9, 0)), "of another name")
+	c.file(t, "var/lib/knarr/backups/"+backup.Series("before").Name(time.Unix(1e9, 0)), "of the same")
+	if code := c.run(t, backupCommand, "--name", "before", "--keep", "1"); code != 0 {
+		t.Fatalf("backup: exit code %d, %s", code, c.stderr.String())
+	}
+	var made struct{ File string }
+	if err := json.Unmarshal(c.stdout.Bytes(), &made); err != nil || !strings.HasPrefix(filepath.Base(made.File), "before-2") {
+		t.Fatalf("backup printed %s, %v", c.stdout.String(), err)
+	}
+	if code := c.run(t, backupCommand, "list"); code != 0 || strings.Count(c.stdout.String(), "\n") != 2 {
+		t.Errorf("list: exit code %d, %s", code, c.stdout.String())
+	}
+}
+
+// TestBackupsInAPlaceThatASecretTells needs the cluster, which is down here, unless the command line says it all.
+func TestBackupsInAPlaceThatASecretTells(t *testing.T) {
+	c := newCommand(t)
+	c.file(t, "etc/knarr/config.yaml", "etcd-s3: true\netcd-s3-config-secret: s3\n")
+	if code := c.run(t, backupCommand, "list"); code != exitFailed || !strings.Contains(c.stderr.String(), "kubeconfig") {
+		t.Errorf("list: exit code %d, %s", code, c.stderr.String())
+	}
+	if code := c.run(t, backupCommand, "list", "--s3-endpoint", "127.0.0.1:1", "--s3-bucket", "bucket", "--s3-timeout", "1s"); code != exitFailed ||
+		!strings.Contains(c.stderr.String(), "list backups in S3") {
+		t.Errorf("list: exit code %d, %s", code, c.stderr.String())
+	}
+}
+
 func TestBackupUsage(t *testing.T) {
 	c := newCommand(t)
 	for _, args := range [][]string{{"--keep", "-1"}, {"--passphrase-file", "/missing"}, {"verify"}, {"now"}} {
@@ -78,8 +109,8 @@ func TestBackupUsesTheServersConfiguration(t *testing.T) {
 	}
 	c.file(t, "etc/knarr/config.yaml", "data-dir: /data\netcd-snapshot-dir: /elsewhere\netcd-snapshot-retention: 2\nbackup-passphrase-file: /pass\n")
 	c.file(t, "pass", "correct horse\n")
-	c.file(t, "elsewhere/"+backup.Name(time.Unix(1e9, 0)), "old")
-	c.file(t, "elsewhere/"+backup.Name(time.Unix(2e9, 0)), "new")
+	c.file(t, "elsewhere/"+backup.DefaultSeries.Name(time.Unix(1e9, 0)), "old")
+	c.file(t, "elsewhere/"+backup.DefaultSeries.Name(time.Unix(2e9, 0)), "new")
 	if code := c.run(t, backupCommand); code != 0 {
 		t.Fatalf("backup: exit code %d, %s", code, c.stderr.String())
 	}

@@ -100,6 +100,9 @@ func checkedSettings(in config.Input) (hostcheck.Settings, []hostcheck.Result) {
 		ports = append(ports,
 			hostcheck.Port{Network: "tcp", Number: etcd.ClientPort, Use: "etcd's clients"},
 			hostcheck.Port{Network: "tcp", Number: etcd.PeerPort, Use: "etcd's members"})
+		if server.Datastore.ExposeMetrics {
+			ports = append(ports, hostcheck.Port{Network: "tcp", Number: etcd.MetricsPort, Use: "etcd's metrics", Flag: "--etcd-expose-metrics"})
+		}
 	}
 	settings.Ports = ports
 	return settings, []hostcheck.Result{validRow("valid", server.Common)}

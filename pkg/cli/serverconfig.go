@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -90,6 +91,9 @@ func (s settings) load(c *cli.Context) (config.Server, error) {
 			line.occurrences = append(line.occurrences, config.Occurrence{Name: r.row.Name, Value: text(c, r)})
 		}
 	}
+	if line.saysS3() { // then it takes the place of a Secret, which cannot be read while the cluster is down
+		line.occurrences = append(line.occurrences, config.Occurrence{Name: secretFlag})
+	}
 	in, err := s.env.configInput(line)
 	if err != nil {
 		return config.Server{}, err
@@ -101,6 +105,16 @@ func (s settings) load(c *cli.Context) (config.Server, error) {
 	conf.Backup.Dir = s.env.path(conf.BackupDir())
 	conf.DataDir = s.env.path(conf.DataDir)
 	return conf, nil
+}
+
+// secretFlag names the Secret that says where in S3 backups are.
+const secretFlag = "backup-s3-config-secret"
+
+// saysS3 tells whether a command line says itself where in S3 backups are.
+func (l configLine) saysS3() bool {
+	return slices.ContainsFunc(l.occurrences, func(o config.Occurrence) bool {
+		return strings.HasPrefix(o.Name, "backup-s3-") && o.Name != secretFlag
+	})
 }
 
 func text(c *cli.Context, r setting) string {

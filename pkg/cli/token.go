@@ -87,18 +87,13 @@ type reached struct {
 // clusterAction is an action on the cluster of --kubeconfig.
 func clusterAction(env Env, f func(context.Context, Env, *cli.Context, reached) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		path := env.path(c.String("kubeconfig"))
-		config, err := clientcmd.BuildConfigFromFlags("", path)
+		cluster, err := reach(env.path(c.String("kubeconfig")))
 		if err != nil {
-			return failf("read the kubeconfig: %w; run this on a server, or give --kubeconfig", err)
-		}
-		client, err := kubernetes.NewForConfig(config)
-		if err != nil {
-			return failf("use kubeconfig %s: %w", path, err)
+			return failf("%w; run this on a server, or give --kubeconfig", err)
 		}
 		ctx, cancel := context.WithTimeout(c.Context, 30*time.Second)
 		defer cancel()
-		if err := f(ctx, env, c, reached{client, config}); err != nil {
+		if err := f(ctx, env, c, cluster); err != nil {
 			if ExitCode(err) == exitUsage {
 				return err
 			}
@@ -106,6 +101,19 @@ func clusterAction(env Env, f func(context.Context, Env, *cli.Context, reached) 
 		}
 		return nil
 	}
+}
+
+// reach makes a client of the cluster that a kubeconfig names.
+func reach(kubeconfig string) (reached, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return reached{}, fmt.Errorf("read the kubeconfig: %w", err)
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return reached{}, fmt.Errorf("use kubeconfig %s: %w", kubeconfig, err)
+	}
+	return reached{client, config}, nil
 }
 
 // ca is the cluster's CA as the kubeconfig has it.

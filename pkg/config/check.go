@@ -85,12 +85,17 @@ func (l *loader) checkBackup(s *Server) {
 	if l.role != RoleServer || !l.fine("backup-s3") {
 		return
 	}
-	if s.Backup.S3.Enabled && !l.given("backup-s3-bucket") {
-		l.conflict("backup-s3", "needs --backup-s3-bucket as well")
+	const secret = "backup-s3-config-secret"
+	if s.Backup.S3.Enabled && !l.given("backup-s3-bucket") && !l.given(secret) {
+		l.conflict("backup-s3", "needs --backup-s3-bucket or --"+secret+" as well")
 	}
 	for _, f := range backupS3Flags()[1:] {
-		if !s.Backup.S3.Enabled && l.given(f.Name) && !l.off(f.Name) {
+		switch {
+		case !l.given(f.Name) || l.off(f.Name):
+		case !s.Backup.S3.Enabled:
 			l.conflict(f.Name, "has no effect because --backup-s3 is not set; set it, or remove this")
+		case f.Name != secret && l.given(secret):
+			l.conflict(f.Name, "has no effect because --"+secret+" is set; put it into the Secret, or remove one of them")
 		}
 	}
 }
@@ -100,7 +105,7 @@ func (l *loader) checkEtcd(s *Server) {
 	if l.role != RoleServer {
 		return
 	}
-	for _, name := range []string{"cluster-init", "cluster-reset"} {
+	for _, name := range []string{"cluster-init", "cluster-reset", "etcd-arg", "etcd-expose-metrics"} {
 		if l.given(name) && !l.off(name) && l.given("datastore-endpoint") {
 			l.conflict(name, "is for the embedded etcd, and --datastore-endpoint names another datastore; remove one of them")
 		}

@@ -1,18 +1,13 @@
 package config
 
 import (
-	"flag"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
 )
-
-var update = flag.Bool("update", false, "write the golden files and docs/configuration.md")
 
 // given is a configuration as a test writes it down.
 type given struct {
@@ -48,35 +43,6 @@ func mustLoad(t *testing.T, g given) Server {
 	return s
 }
 
-func golden(t *testing.T, path, got string) {
-	t.Helper()
-	if *update {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s is not what is generated now; look at the difference, then run go test -update\n%s", path, firstDifference(got, string(want)))
-	}
-}
-
-func firstDifference(got, want string) string {
-	g, w := strings.Split(got, "\n"), strings.Split(want, "\n")
-	for i := range g {
-		if i >= len(w) || g[i] != w[i] {
-			return "first: " + g[i]
-		}
-	}
-	return "the end is missing"
-}
-
 func TestDefaults(t *testing.T) {
 	got := mustLoad(t, given{})
 	want := Server{
@@ -96,7 +62,7 @@ func TestDefaults(t *testing.T) {
 		},
 		Kubeconfig: Kubeconfig{Path: "/etc/knarr/knarr.yaml", Mode: 0o600},
 		Backup: Backup{
-			Schedule: "0 */12 * * *", Scheduled: true, BeforeUpgrade: true, Retention: 5, Compression: "default",
+			Schedule: "0 */12 * * *", Scheduled: true, BeforeUpgrade: true, Retention: 5, Name: "knarr", Compression: "default",
 			S3: BackupS3{Endpoint: "s3.amazonaws.com", Lookup: "auto", Region: "us-east-1", Retention: 5, Timeout: 5 * time.Minute},
 		},
 		Components: Components{Scheduler: true, CloudController: true, KubeProxy: true, NetworkPolicy: true, HelmController: true, Agent: true, RestAfter: 5 * time.Minute},

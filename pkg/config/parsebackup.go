@@ -81,6 +81,22 @@ func bucket() parser[string] {
 	})
 }
 
+// seriesName takes what the name of a file may begin with.
+func seriesName() parser[string] {
+	return checked("letters, digits, dots, dashes and underscores, beginning with a letter or digit", "not such a name", func(text string) bool {
+		return len(text) <= 100 && text != "" && !strings.ContainsAny(text[:1], ".-_") && !strings.ContainsFunc(text, func(r rune) bool {
+			return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(".-_", r))
+		})
+	})
+}
+
+// objectName takes the name of a Secret.
+func objectName() parser[string] {
+	return checked("the name of an object, without its namespace", "not such a name", func(text string) bool {
+		return len(validation.IsDNS1123Subdomain(text)) == 0
+	})
+}
+
 // plainText takes any text without control characters.
 func plainText() parser[string] {
 	return checked("a text", "holds a control character", func(text string) bool {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"github.com/knarr-io/knarr/tests/golden"
 )
 
 type problemCase struct {
@@ -42,7 +44,7 @@ func TestProblems(t *testing.T) {
 				}
 				fmt.Fprintf(&b, "## %s\n%s%s\n\n", c.name, c.given, err)
 			}
-			golden(t, "testdata/problems-"+group+".golden", b.String())
+			golden.Check(t, "testdata/problems-"+group+".golden", b.String())
 		})
 	}
 }
@@ -92,6 +94,7 @@ func valueProblems() []problemCase {
 		{"empty passphrase", given{args: []string{"backup-passphrase-file=/f"}, files: map[string]string{"/f": "\nsecret"}}},
 		args("S3", "backup-s3", "backup-s3-bucket=a", "backup-s3-endpoint=https://s3.example.com", "backup-s3-timeout=-1s",
 			"backup-s3-proxy=user:secret@proxy", "backup-s3-bucket-lookup-type=virtual", "backup-s3-access-key=a b", "backup-s3-secret-key=x"),
+		args("names for backups", "backup-name=../x", "etcd-s3", "etcd-s3-config-secret=Not_A_Name"),
 		args("boolean", "debug=maybe"),
 		args("boolean, empty", "debug="),
 		{"boolean in the environment", given{env: map[string]string{"KNARR_DEBUG": "2"}}},
@@ -179,6 +182,9 @@ func conflictProblems() []problemCase {
 	return []problemCase{
 		args("two datastores", "cluster-init", store), args("restore without reset", "cluster-reset-restore-path=/b"),
 		args("S3 without a bucket", "backup-s3"), args("S3 without its switch", "backup-s3-bucket=abc", "etcd-s3-insecure"),
+		args("S3 in a Secret and not", "etcd-s3", "etcd-s3-config-secret=s3", "etcd-s3-bucket=abc", "etcd-s3-insecure=false"),
+		args("a Secret without S3", "etcd-s3-config-secret=s3"),
+		args("for an embedded etcd", "datastore-endpoint=https://192.0.2.1:2379", "etcd-arg=quota-backend-bytes=1", "etcd-expose-metrics"),
 		args("half a key", "backup-s3", "backup-s3-bucket=abc", "backup-s3-access-key=a"),
 		args("schedule that does not count", "disable-backups", "backup-schedule=@daily"),
 		withFiles("two tokens", "token=a", "token-file=/f"),

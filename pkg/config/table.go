@@ -164,6 +164,9 @@ func etcdFlags() []Flag {
 		{Name: "cluster-reset-restore-path", Roles: RoleServer,
 			Category: "Datastore", Usage: "With --cluster-reset, begin with the backup `FILE`, or with that in the S3 bucket",
 			bind: one(plainText(), func(s *Server) *string { return &s.Datastore.ClusterResetRestore })},
+		{Name: "etcd-expose-metrics", Default: "false", Roles: RoleServer,
+			Category: "Datastore", Usage: "Serve the metrics of the embedded etcd on port 2381 of the node, over HTTP, to everybody",
+			bind: toggle(func(s *Server) *bool { return &s.Datastore.ExposeMetrics })},
 	}
 }
 
@@ -213,6 +216,9 @@ func argumentFlags() []Flag {
 		{Name: "kube-scheduler-arg", Roles: RoleServer,
 			Category: "Component arguments", Usage: "Start kube-scheduler with the extra argument `ARG`",
 			bind: words(componentArg(), func(s *Server) *List[string] { return &s.Args.Scheduler })},
+		{Name: "etcd-arg", Roles: RoleServer,
+			Category: "Component arguments", Usage: "Start the embedded etcd with the extra argument `ARG`",
+			bind: words(componentArg(), func(s *Server) *List[string] { return &s.Args.Etcd })},
 		{Name: "kubelet-arg", Roles: Both,
 			Category: "Component arguments", Usage: "Start the kubelet with the extra argument `ARG`",
 			bind: words(componentArg(), func(s *Server) *List[string] { return &s.NodeArgs.Kubelet })},

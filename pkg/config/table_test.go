@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/knarr-io/knarr/tests/golden"
 )
 
 func TestTable(t *testing.T) {
@@ -89,10 +91,12 @@ func samples() map[string]given {
 		"enable-pprof": arg("enable-pprof"),
 		"cluster-init": arg("cluster-init"), "cluster-reset": arg("cluster-reset"),
 		"cluster-reset-restore-path": arg("cluster-reset", "cluster-reset-restore-path=/b"),
-		"backup-schedule":            arg("backup-schedule=@every 6h"), "disable-backups": arg("disable-backups"), "disable-upgrade-backup": arg("disable-upgrade-backup"),
+		"etcd-arg":                   arg("etcd-arg=snapshot-count=9"), "etcd-expose-metrics": arg("etcd-expose-metrics"),
+		"backup-schedule": arg("backup-schedule=@every 6h"), "disable-backups": arg("disable-backups"), "disable-upgrade-backup": arg("disable-upgrade-backup"),
 		"backup-retention": arg("backup-retention=9"), "backup-dir": arg("backup-dir=/b"), "backup-compression": arg("backup-compression=best"),
-		"backup-passphrase-file": arg("backup-passphrase-file=/f"),
-		"backup-s3":              arg("backup-s3-bucket=abc", "backup-s3"), "backup-s3-endpoint": s3("backup-s3-endpoint=192.0.2.9:9000"),
+		"backup-passphrase-file": arg("backup-passphrase-file=/f"), "backup-name": arg("backup-name=site-1"),
+		"backup-s3-config-secret": arg("backup-s3", "backup-s3-config-secret=s3"),
+		"backup-s3":               arg("backup-s3-bucket=abc", "backup-s3"), "backup-s3-endpoint": s3("backup-s3-endpoint=192.0.2.9:9000"),
 		"backup-s3-endpoint-ca": s3("backup-s3-endpoint-ca=/f"), "backup-s3-skip-ssl-verify": s3("backup-s3-skip-ssl-verify"),
 		"backup-s3-insecure": s3("backup-s3-insecure"), "backup-s3-bucket": arg("backup-s3", "backup-s3-bucket=abc"),
 		"backup-s3-bucket-lookup-type": s3("backup-s3-bucket-lookup-type=path"), "backup-s3-folder": s3("backup-s3-folder=a/b"),
@@ -146,7 +150,7 @@ func TestEveryFlagFillsItsField(t *testing.T) {
 			t.Errorf("%s: an agent has %+v, %v", f.Name, agent, err)
 		}
 	}
-	golden(t, "testdata/fields.golden", b.String())
+	golden.Check(t, "testdata/fields.golden", b.String())
 }
 
 // joining says where to, as every agent must be told.

@@ -20,6 +20,9 @@ func backupFlags() []Flag {
 		{Name: "backup-dir", Aliases: []string{"etcd-snapshot-dir"}, DefaultText: "backups in the data-dir", Roles: RoleServer,
 			Category: "Backups", Usage: "Put backups into `DIR`",
 			bind: one(file(), func(s *Server) *string { return &s.Backup.Dir })},
+		{Name: "backup-name", Aliases: []string{"etcd-snapshot-name"}, Default: "knarr", Roles: RoleServer,
+			Category: "Backups", Usage: "Begin the names of backups with `NAME`; retention counts those that do",
+			bind: one(seriesName(), func(s *Server) *string { return &s.Backup.Name })},
 		{Name: "backup-compression", Default: "default", Roles: RoleServer,
 			Category: "Backups", Usage: "Compress backups with `EFFORT`",
 			bind: one(choice("fast", "default", "better", "best"), func(s *Server) *string { return &s.Backup.Compression })},
@@ -60,5 +63,7 @@ func backupS3Flags() []Flag {
 		row("-proxy", "", "", "Reach the S3 service through the proxy at `URL`", one(proxyURL(), func(s *Server) *Secret { return &s.Backup.S3.Proxy })),
 		row("-timeout", "", "5m0s", "Give each exchange with the S3 service `DURATION`",
 			one(duration(), func(s *Server) *time.Duration { return &s.Backup.S3.Timeout })),
+		row("-config-secret", "", "", "With --backup-s3 alone, read what the other flags would say from the Secret `NAME` in kube-system, whenever it is needed",
+			one(objectName(), func(s *Server) *string { return &s.Backup.S3.ConfigSecret })),
 	}
 }

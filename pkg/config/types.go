@@ -138,6 +138,8 @@ type ServerArgs struct {
 	APIServer         List[string]
 	ControllerManager List[string]
 	Scheduler         List[string]
+	// Etcd is for the embedded etcd.
+	Etcd List[string]
 }
 
 // NodeArgs are the user's extra arguments of what runs on every node, as in
@@ -163,6 +165,8 @@ type Datastore struct {
 	// ClusterResetRestore if that is not empty.
 	ClusterReset        bool
 	ClusterResetRestore string
+	// ExposeMetrics serves the metrics of the embedded etcd.
+	ExposeMetrics bool
 }
 
 // Backup says when backups are made and where they go.
@@ -177,6 +181,8 @@ type Backup struct {
 	Retention int
 	// Dir is an absolute path; "" when not given. See [Server.BackupDir].
 	Dir string
+	// Name is what the names of backups begin with.
+	Name string
 	// Compression is fast, default, better or best.
 	Compression string
 	// Passphrase encrypts them; not set means that they are not encrypted.
@@ -201,6 +207,9 @@ type BackupS3 struct {
 	Proxy Secret
 	// Timeout bounds each exchange.
 	Timeout time.Duration
+	// ConfigSecret is a Secret in kube-system that says all of the above; ""
+	// when that is said here.
+	ConfigSecret string
 }
 
 // Components says what runs besides the API.

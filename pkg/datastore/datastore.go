@@ -122,6 +122,9 @@ func (c *Component) Prepare(context.Context) error {
 		return fmt.Errorf("datastore endpoint %q: unknown scheme; use one of %s, or none for SQLite",
 			redact(c.config.Endpoint), strings.Join(schemes(), ", "))
 	}
+	if err := etcd.CheckArgs(c.config.Etcd.Args); err != nil {
+		return err
+	}
 	if (c.config.CertFile == "") != (c.config.KeyFile == "") {
 		return errors.New("datastore TLS: certificate file and key file go together, give both or neither")
 	}
@@ -181,11 +184,14 @@ func Advice(err error, backupDir string) string {
 	if !errors.As(err, &damage) || backupDir == "" {
 		return ""
 	}
-	files, globErr := filepath.Glob(filepath.Join(backupDir, "knarr-*.knarr-backup"))
+	files, globErr := filepath.Glob(filepath.Join(backupDir, "*-????????T??????Z.knarr-backup"))
 	if globErr != nil {
 		return ""
 	}
-	slices.Sort(files) // their names sort by time
+	slices.SortFunc(files, func(a, b string) int { // by the time that their names end with
+		const end = len("20060102T150405Z.knarr-backup")
+		return strings.Compare(a[len(a)-end:], b[len(b)-end:])
+	})
 	for _, f := range slices.Backward(files) {
 		if seal.Check(f) == nil {
 			return "; the newest good backup here is " + f + ": stop knarr and run `knarr restore " + f + "`"

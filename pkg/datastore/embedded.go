@@ -29,6 +29,8 @@ type Etcd struct {
 	Peer, Server, Client etcd.TLS
 	Join                 []string
 	ForceNewCluster      bool
+	Args                 []string
+	ExposeMetrics        bool
 }
 
 // etcdDir is the member's directory, and stagedEtcd one that is being made.
@@ -43,7 +45,7 @@ func (c Config) memberConfig(dir string) etcd.Config {
 	e := c.Etcd
 	return etcd.Config{
 		Dir: dir, NodeName: e.NodeName, Address: e.Address, Peer: e.Peer, Server: e.Server, Client: e.Client,
-		Join: e.Join, ForceNewCluster: e.ForceNewCluster,
+		Join: e.Join, ForceNewCluster: e.ForceNewCluster, Args: e.Args, ExposeMetrics: e.ExposeMetrics,
 	}
 }
 
@@ -344,7 +346,7 @@ func migrateToMember(ctx context.Context, source *clientv3.Client, to Config, wa
 	}
 	c := New(to, log)
 	c.startMember = func(ctx context.Context) (*etcd.Member, error) {
-		return etcd.Start(ctx, etcd.Config{Dir: staged, NodeName: to.Etcd.NodeName}, log)
+		return etcd.Start(ctx, etcd.Config{Dir: staged, NodeName: to.Etcd.NodeName, Args: to.Etcd.Args}, log)
 	}
 	err = run(ctx, c, func(ctx context.Context, _ *Component, target *clientv3.Client) error {
 		if err := migrateTo(ctx, source, target); err != nil {

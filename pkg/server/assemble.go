@@ -36,15 +36,15 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	parts.Store = store
 	db := g.Add(store, lifecycle.After(p.beforeStore(base, keys)...))
 
-	if p.Backup.Scheduled {
-		g.Add(backup.NewScheduler(p.backups(log), log), lifecycle.After(db))
-	}
-
 	gate := p.gate(log)
-	var shared agent.Shared // what serves metrics asks for its client when a request comes
+	var shared agent.Shared // what serves metrics or makes backups asks for its client when it needs it
+	client := func() (kubernetes.Interface, error) { return shared.Client() }
+	if p.Backup.Scheduled {
+		g.Add(backup.NewScheduler(p.backups(client, log), log), lifecycle.After(db))
+	}
 	kube, err := apiserver.New(p.apiServer(store.Access()), apiserver.Seams{
 		EtcdDial: func() apiserver.Dial { return store.Access().Dial }, NodeDial: gate.tunnels.DialContext, Front: gate.joins.Front,
-		Extensions: p.apis(func() (kubernetes.Interface, error) { return shared.Client() }, log),
+		Extensions: p.apis(client, log),
 	})
 	if err != nil {
 		return parts, err

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"path/filepath"
 
+	"k8s.io/client-go/kubernetes"
+
 	"github.com/knarr-io/knarr/pkg/backup"
 	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/datastore"
@@ -48,7 +50,7 @@ func (p Plan) restoreForReset(ctx context.Context, out io.Writer) error {
 	if done, err := datastore.WasReset(p.datastore()); err != nil || done {
 		return errors.Join(err, datastore.ErrReset)
 	}
-	file, done, err := backup.Local(ctx, name, BackupS3(p.Server), p.DataDir)
+	file, done, err := BackupPlace(p.Server, noAPI).Fetch(ctx, name, p.DataDir)
 	if err != nil {
 		return err
 	}
@@ -59,4 +61,10 @@ func (p Plan) restoreForReset(ctx context.Context, out io.Writer) error {
 	}
 	_, err = fmt.Fprintf(out, "Restored the backup of %s; what was there before is in %s.\n", restored.Info.Created, restored.Previous)
 	return err
+}
+
+// noAPI is for who may want to read an object while there is no API.
+func noAPI() (kubernetes.Interface, error) {
+	return nil, errors.New("the Secret of --backup-s3-config-secret cannot be read while the cluster is down: " +
+		"say with the other --backup-s3 flags where backups are, and leave that one out")
 }

@@ -83,7 +83,7 @@ func newPlan(c config.Server) (Plan, error) {
 	if p.Store, err = DatastoreConfig(c); err != nil {
 		return Plan{}, err
 	}
-	return p, nil
+	return p, p.checkEtcdFlags()
 }
 
 // boot is what the boot screen shows.

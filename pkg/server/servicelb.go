@@ -9,6 +9,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/agent"
 	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/controllers/servicelb"
+	"github.com/knarr-io/knarr/pkg/datastore/etcd"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 )
 
@@ -42,8 +43,11 @@ func (p Plan) reservedPorts() map[servicelb.Port]string {
 		tcp(10256):                  "knarr's, for the health of kube-proxy",
 	}
 	if p.hasEtcd() {
-		ports[tcp(2379)] = "knarr's, for the datastore's clients"
-		ports[tcp(2380)] = "knarr's, for the datastore's members"
+		ports[tcp(etcd.ClientPort)] = "knarr's, for the datastore's clients"
+		ports[tcp(etcd.PeerPort)] = "knarr's, for the datastore's members"
+		if p.Datastore.ExposeMetrics {
+			ports[tcp(etcd.MetricsPort)] = "knarr's, for the datastore's metrics (--etcd-expose-metrics)"
+		}
 	}
 	switch p.Network.FlannelBackend {
 	case config.FlannelVXLAN:

@@ -17,6 +17,9 @@ func TestReservedPorts(t *testing.T) {
 		"usual":        {nil, "TCP/10250 TCP/10256 TCP/6443 UDP/8472"},
 		"other port":   {[]string{"https-listen-port=7443", "flannel-backend=host-gw"}, "TCP/10250 TCP/10256 TCP/7443"},
 		"several ones": {[]string{"cluster-init=true"}, "TCP/10250 TCP/10256 TCP/2379 TCP/2380 TCP/6443 UDP/8472"},
+		"metrics": {
+			[]string{"cluster-init=true", "etcd-expose-metrics=true"}, "TCP/10250 TCP/10256 TCP/2379 TCP/2380 TCP/2381 TCP/6443 UDP/8472",
+		},
 	} {
 		var got []string
 		for p := range maps.Keys(given(t, tt.line...).reservedPorts()) {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -69,5 +70,24 @@ func TestBackupBeforeAnUpgrade(t *testing.T) {
 	plan.Backup.BeforeUpgrade = false
 	if err := open("v1.38.0+knarr1"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestFlagsForAnEtcdThatIsNotThere are refused; those for one that is reach it.
+func TestFlagsForAnEtcdThatIsNotThere(t *testing.T) {
+	for _, flag := range []string{"etcd-arg=quota-backend-bytes=1", "etcd-expose-metrics=true"} {
+		name, _, _ := strings.Cut(flag, "=")
+		err := given(t, "data-dir="+t.TempDir(), flag).checkEtcdFlags()
+		var usage interface{ ExitCode() int }
+		if !errors.As(err, &usage) || usage.ExitCode() != 2 || !strings.HasPrefix(err.Error(), "--"+name) {
+			t.Errorf("%s: %v", flag, err)
+		}
+	}
+	p := given(t, "data-dir="+t.TempDir(), "cluster-init=true", "etcd-arg=quota-backend-bytes=1", "etcd-expose-metrics=true")
+	if err := p.checkEtcdFlags(); err != nil {
+		t.Error(err)
+	}
+	if e := p.datastore().Etcd; len(e.Args) != 1 || !e.ExposeMetrics {
+		t.Errorf("got %+v", e)
 	}
 }

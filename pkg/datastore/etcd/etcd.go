@@ -34,10 +34,11 @@ import (
 	"github.com/knarr-io/knarr/pkg/atomicfile"
 )
 
-// The ports of a member, etcd's own.
+// The ports of a member, etcd's own and k3s's for metrics.
 const (
-	ClientPort = 2379
-	PeerPort   = 2380
+	ClientPort  = 2379
+	PeerPort    = 2380
+	MetricsPort = 2381
 )
 
 const (
@@ -83,6 +84,10 @@ type Config struct {
 	Join []string
 	// ForceNewCluster makes a cluster of this member alone out of what is on its disk.
 	ForceNewCluster bool
+	// Args are the user's, "name=value" as etcd's own flags; they win, and [CheckArgs] tells which are refused.
+	Args []string
+	// ExposeMetrics serves /metrics and /health at [MetricsPort] of Address and of the loopback, over plain HTTP.
+	ExposeMetrics bool
 }
 
 // Member is a member that runs.
@@ -91,6 +96,8 @@ type Member struct {
 	name   string
 	log    *slog.Logger
 	etcd   *embed.Etcd
+	// quota is the size of the database, in bytes, from which on writes are refused.
+	quota int64
 
 	closing   atomic.Bool
 	fatalOnce sync.Once
@@ -162,19 +169,38 @@ func (m *Member) embedConfig() (*embed.Config, error) {
 	if err := gates.SetFromMap(map[string]bool{"InitialCorruptCheck": true, "CompactHashCheck": true}); err != nil {
 		return nil, fmt.Errorf("set etcd's feature gates: %w", err)
 	}
-	cfg.ListenPeerUrls, cfg.ListenClientUrls = nil, nil
-	if a := m.config.Address; a.IsValid() {
-		peer, client := endpoint(a, PeerPort), endpoint(a, ClientPort)
-		cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
-		cfg.ListenClientUrls = []url.URL{client}
-		if !a.IsLoopback() {
-			cfg.ListenClientUrls = append(cfg.ListenClientUrls, endpoint(loopback(a), ClientPort))
-		}
-		cfg.AdvertiseClientUrls = []url.URL{client}
-		cfg.PeerTLSInfo, cfg.ClientTLSInfo = m.config.Peer.info(), m.config.Server.info()
-	}
+	m.listen(cfg)
 	cfg.InitialCluster = cfg.InitialClusterFromName(m.name)
+	if err := applyArgs(cfg, m.config.Args); err != nil {
+		return nil, err
+	}
+	m.quota = cfg.QuotaBackendBytes
 	return cfg, nil
+}
+
+// listen says where the member is reached. Without an address it is nowhere.
+func (m *Member) listen(cfg *embed.Config) {
+	cfg.ListenPeerUrls, cfg.ListenClientUrls = nil, nil
+	a := m.config.Address
+	if !a.IsValid() {
+		return
+	}
+	peer, client := endpoint(a, PeerPort), endpoint(a, ClientPort)
+	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
+	cfg.AdvertiseClientUrls = []url.URL{client}
+	cfg.PeerTLSInfo, cfg.ClientTLSInfo = m.config.Peer.info(), m.config.Server.info()
+	own := []netip.Addr{a}
+	if !a.IsLoopback() {
+		own = append(own, loopback(a))
+	}
+	for _, a := range own {
+		cfg.ListenClientUrls = append(cfg.ListenClientUrls, endpoint(a, ClientPort))
+		if m.config.ExposeMetrics {
+			metrics := endpoint(a, MetricsPort)
+			metrics.Scheme = "http"
+			cfg.ListenMetricsUrls = append(cfg.ListenMetricsUrls, metrics)
+		}
+	}
 }
 
 func endpoint(a netip.Addr, port uint16) url.URL {

@@ -67,7 +67,7 @@ func (m *Member) Defragment(ctx context.Context) error {
 	after := m.State()
 	m.log.Info("etcd defragmented", "before", before.DiskBytes, "after", after.DiskBytes, "took", time.Since(began).Round(time.Millisecond))
 	for _, a := range m.etcd.Server.Alarms() {
-		if a.Alarm != etcdserverpb.AlarmType_NOSPACE || a.MemberID != uint64(m.etcd.Server.MemberID()) || after.DiskBytes > quotaBytes*9/10 {
+		if a.Alarm != etcdserverpb.AlarmType_NOSPACE || a.MemberID != uint64(m.etcd.Server.MemberID()) || after.DiskBytes > m.quota*9/10 {
 			continue
 		}
 		r := &etcdserverpb.AlarmRequest{Action: etcdserverpb.AlarmRequest_DEACTIVATE, MemberID: a.MemberID, Alarm: a.Alarm}
@@ -86,7 +86,7 @@ func (m *Member) Alarm() string {
 	for _, a := range m.etcd.Server.Alarms() {
 		switch a.Alarm {
 		case etcdserverpb.AlarmType_NOSPACE:
-			return fmt.Sprintf("the database of an etcd member is full (%d GiB): delete objects, then run knarr datastore compact", quotaBytes>>30)
+			return fmt.Sprintf("the database of an etcd member is full (%d MiB): delete objects, then run knarr datastore compact", m.quota>>20)
 		case etcdserverpb.AlarmType_CORRUPT:
 			return fmt.Sprintf("etcd member %x differs from the others: delete its node, remove its server/db/etcd and join it again", a.MemberID)
 		}
