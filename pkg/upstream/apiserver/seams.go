@@ -39,13 +39,14 @@ func (c *Component) useSeams(config *app.Config) {
 const holdLimit = 5 * time.Second
 
 // whenReady keeps callers from the network waiting while the API starts. Upstream listens before its authorizer knows
-// what RBAC says, and clients that were told "forbidden" at a restart come back late; health is answered at once.
+// what RBAC says, and clients that were told "forbidden" at a restart come back late. Health is answered at once, and so
+// is kube-apiserver itself, whose start waits for its own informers.
 func (c *Component) whenReady(api http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-c.up:
 		default:
-			if r.TLS != nil && !isHealth(r.URL.Path) {
+			if r.TLS != nil && !isLoopback(r) && !isHealth(r.URL.Path) {
 				c.hold(r)
 			}
 		}
@@ -61,6 +62,11 @@ func (c *Component) hold(r *http.Request) {
 	case <-limit.C:
 	case <-r.Context().Done():
 	}
+}
+
+// isLoopback tells kube-apiserver's client of itself by the server name that no other client asks for.
+func isLoopback(r *http.Request) bool {
+	return r.TLS.ServerName == genericapiserver.LoopbackClientServerNameOverride
 }
 
 func isHealth(path string) bool {
