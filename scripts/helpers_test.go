@@ -5,11 +5,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // compile builds one of the C helpers, without a C library as build-helpers does.
@@ -99,15 +102,25 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+func setTimerSlack(t *testing.T, slack time.Duration) {
+	t.Helper()
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(slack), 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // launch finds the bundle by where it lies itself, and what to do by its name.
 func TestLaunch(t *testing.T) {
 	root := t.TempDir()
 	echo := "#!/bin/sh\nprintf '%s' \"$0\"; printf ' [%s]' \"$@\"; printf ' env=%s' \"$MARK\"\n"
 	err := errors.Join(
 		os.MkdirAll(filepath.Join(root, "bin/aux"), 0o755),
+		os.MkdirAll(filepath.Join(root, "bin/shim"), 0o755),
 		os.MkdirAll(filepath.Join(root, "lib"), 0o755),
+		os.WriteFile(filepath.Join(root, "bin/shim/containerd-shim-runc-v2"), []byte(echo+"cat /proc/self/timerslack_ns\n"), 0o755),
 		os.WriteFile(filepath.Join(root, "lib/ld.so"), []byte(echo), 0o755),
 		os.WriteFile(filepath.Join(root, "bin/aux/busybox"), []byte(echo), 0o755),
+		os.Symlink("launch", filepath.Join(root, "bin/containerd-shim-runc-v2")),
 		os.Symlink("launch", filepath.Join(root, "bin/nft")),
 		os.Symlink("../launch", filepath.Join(root, "bin/aux/mount")),
 		os.Symlink("launch", filepath.Join(root, "bin/other")))
@@ -115,12 +128,19 @@ func TestLaunch(t *testing.T) {
 		t.Fatal(err)
 	}
 	compile(t, "launch", filepath.Join(root, "bin/launch"))
+	// What a child inherits is that of the thread that starts it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	setTimerSlack(t, 20*time.Millisecond)
+	defer setTimerSlack(t, 0) // the default
 	for _, c := range []struct {
 		program string
 		args    []string
 		want    string
 		code    int
 	}{
+		{"bin/containerd-shim-runc-v2", []string{"-namespace", "k8s.io", "start"},
+			"ROOT/bin/shim/containerd-shim-runc-v2 [-namespace] [k8s.io] [start] env=150000\n", 0},
 		{"bin/nft", []string{"-j", "list", ""},
 			"ROOT/lib/ld.so [--inhibit-cache] [--library-path] [ROOT/lib] [ROOT/lib/nft] [-j] [list] [] env=1", 0},
 		{"bin/nft", nil, "ROOT/lib/ld.so [--inhibit-cache] [--library-path] [ROOT/lib] [ROOT/lib/nft] env=1", 0},

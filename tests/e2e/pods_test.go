@@ -172,3 +172,23 @@ spec:
 		return err
 	})
 }
+
+// A child inherits how exact its parent's timers are, and those of an idle server are not.
+func TestTimersOfContainersAreExact(t *testing.T) {
+	e := inNamespace(t)
+	e.eventually("the idle server's timers to wait for one another", func() error {
+		slack, err := e.host.Exec(e.ctx, "sh", "-c", `for p in /proc/[0-9]*; do read -r c <$p/comm && [ "$c" = knarr ] && cat $p/timerslack_ns; done`)
+		if err == nil && !strings.Contains(slack, "50000000\n") {
+			err = fmt.Errorf("they are put off by %q ns", slack)
+		}
+		return err
+	})
+	e.startPod(pod("clock", shell("main", "cat /proc/self/timerslack_ns; exec httpd -f")))
+	e.eventually("a container whose timers are exact", func() error {
+		out, err := e.runKubectl("logs", "clock")
+		if err == nil && out != "50000\n" {
+			err = fmt.Errorf("they are put off by %q ns", out)
+		}
+		return err
+	})
+}

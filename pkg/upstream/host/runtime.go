@@ -28,6 +28,11 @@ type Runtime struct {
 	least string
 }
 
+// HasOwnShims tells that containers may be started by programs other than knarr's own shim.
+func (h Host) HasOwnShims() bool {
+	return slices.ContainsFunc(h.Runtimes, func(r Runtime) bool { return r.OwnShim })
+}
+
 const runcShim = "io.containerd.runc.v2"
 
 // leastCrun: those before refuse containers of the OCI runtime specification 1.2, and so all of containerd 2's, with

@@ -8,7 +8,7 @@
 
 #if defined(__x86_64__)
 enum { NR_write = 1, NR_rt_sigprocmask = 14, NR_execve = 59, NR_exit = 60,
-       NR_wait4 = 61, NR_readlinkat = 267, NR_rt_sigtimedwait = 128 };
+       NR_wait4 = 61, NR_rt_sigtimedwait = 128, NR_prctl = 157, NR_readlinkat = 267 };
 
 static long sys4(long n, long a, long b, long c, long d)
 {
@@ -27,7 +27,7 @@ __asm__(".globl _start\n_start:\n\txor %ebp,%ebp\n\tmov %rsp,%rdi\n"
 
 #elif defined(__aarch64__)
 enum { NR_readlinkat = 78, NR_write = 64, NR_exit = 93, NR_rt_sigprocmask = 135,
-       NR_rt_sigtimedwait = 137, NR_execve = 221, NR_wait4 = 260 };
+       NR_rt_sigtimedwait = 137, NR_prctl = 167, NR_execve = 221, NR_wait4 = 260 };
 
 static long sys4(long n, long a, long b, long c, long d)
 {
@@ -47,7 +47,7 @@ __asm__(".globl _start\n_start:\n\tmov x29,#0\n\tmov x30,#0\n\tmov x0,sp\n"
 
 #elif defined(__arm__)
 enum { NR_exit = 1, NR_write = 4, NR_execve = 11, NR_wait4 = 114,
-       NR_rt_sigprocmask = 175, NR_rt_sigtimedwait = 177, NR_readlinkat = 332 };
+       NR_prctl = 172, NR_rt_sigprocmask = 175, NR_rt_sigtimedwait = 177, NR_readlinkat = 332 };
 
 static long sys4(long n, long a, long b, long c, long d)
 {
