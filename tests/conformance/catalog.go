@@ -62,8 +62,12 @@ var catalog = []recipe{
 		process:  images.Process{User: "65535:65535", Entrypoint: []string{"/pause"}}},
 	{refs: []string{agnhost, registry + "e2e-test-images/agnhost:2.55"}, on: base,
 		programs: []program{{"agnhost", "agnhost", 0o755}, {"localhost.crt", "localhost.crt", 0o644}, {"localhost.key", "localhost.key", 0o644}},
-		files:    []images.File{{Name: "agnhost-2", Link: "agnhost", Mode: 0o777}},
-		process:  images.Process{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}},
+		files: []images.File{
+			{Name: "agnhost-2", Link: "agnhost", Mode: 0o777},
+			// By this the tests of volumes made of images know the image (upstream's is made on Alpine).
+			{Name: "etc/os-release", Mode: 0o644, Data: []byte("ID=alpine\nNAME=\"Alpine Linux\"\n")},
+		},
+		process: images.Process{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}},
 	{refs: []string{registry + "e2e-test-images/nautilus:1.8"}, on: agnhost,
 		programs: []program{{"nautilus.jpg", "nautilus.jpg", 0o644}, {"nautilus.json", "data.json", 0o644}},
 		process:  images.Process{Entrypoint: []string{"/agnhost"}, Cmd: []string{"test-webserver"}}},

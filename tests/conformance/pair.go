@@ -35,7 +35,7 @@ const registryPort = "5000"
 // registryConfig is the registry's own (distribution's configuration.md).
 const registryConfig = `version: 0.1
 log: {level: warn}
-storage: {inmemory: {}}
+storage: {filesystem: {rootdirectory: /var/lib/registry}}
 http: {addr: ":` + registryPort + `"}
 `
 

@@ -26,6 +26,8 @@ var unwanted = []string{"usr/share/doc/", "usr/share/man/", "usr/share/locale/",
 // the user and the groups of upstream's agnhost (test/images/agnhost/Dockerfile).
 var rootFiles = []images.File{
 	{Name: "tmp/", Mode: 0o1777},
+	// Of Debian's shells only bash hands on variables with names like "data-1".
+	{Name: "usr/bin/sh", Link: "bash", Mode: 0o777},
 	{Name: "uploads/", Mode: 0o755},
 	{Name: "etc/passwd", Mode: 0o644, Data: []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\nwww-data:x:33:33:www-data:/var/www:/bin/false\nuser-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh\n")},
 	{Name: "etc/group", Mode: 0o644, Data: []byte("root:x:0:\nnogroup:x:65534:\nwww-data:x:33:\nuser-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n")},
@@ -120,7 +122,7 @@ func inUsr(name string) string {
 	return "usr/" + name
 }
 
-// addApplets makes links to busybox. /bin/sh is busybox's, as in upstream's images.
+// addApplets makes links to busybox for what no package has.
 func addApplets(root map[string]images.File) error {
 	busybox, ok := root["usr/bin/busybox"]
 	if !ok {
@@ -142,7 +144,7 @@ func addApplets(root map[string]images.File) error {
 	for applet := range strings.FieldsSeq(string(applets)) {
 		_, inBin := root["usr/bin/"+applet]
 		_, inSbin := root["usr/sbin/"+applet]
-		if applet == "sh" || !inBin && !inSbin {
+		if !inBin && !inSbin {
 			name := "usr/bin/" + applet
 			root[name] = images.File{Name: name, Link: "busybox", Mode: 0o777}
 		}

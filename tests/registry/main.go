@@ -1,4 +1,4 @@
-// Command registry is an OCI registry for tests: distribution's own, with its memory as the store. It is a module of its
+// Command registry is an OCI registry for tests: distribution's own. It is a module of its
 // own so that what it needs stays out of knarr's.
 //
 //	registry CONFIG.yaml
@@ -12,6 +12,7 @@ import (
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/registry"
 	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
 )
 
