@@ -26,6 +26,7 @@ var unwanted = []string{"usr/share/doc/", "usr/share/man/", "usr/share/locale/",
 // the user and the groups of upstream's agnhost (test/images/agnhost/Dockerfile).
 var rootFiles = []images.File{
 	{Name: "tmp/", Mode: 0o1777},
+	{Name: "usr/bin/nc", Link: "nc.openbsd", Mode: 0o777},
 	// Of Debian's shells only bash hands on variables with names like "data-1".
 	{Name: "usr/bin/sh", Link: "bash", Mode: 0o777},
 	{Name: "uploads/", Mode: 0o755},
