@@ -49,7 +49,7 @@ func parseOptions() (o options, err error) {
 	flag.StringVar(&o.kubemark, "kubemark", "", "upstream's kubemark program")
 	flag.DurationVar(&o.settle, "settle", time.Minute, "how long to wait after each step before measuring")
 	flag.DurationVar(&o.span, "span", 2*time.Minute, "over which time to count CPU and writes")
-	flag.IntVar(&o.batch, "batch", 10, "nodes to start at a time")
+	flag.IntVar(&o.batch, "batch", 25, "nodes to start at a time")
 	flag.Parse()
 	for s := range strings.SplitSeq(*steps, ",") {
 		n, err := strconv.Atoi(s)
