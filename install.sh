@@ -391,8 +391,8 @@ write_systemd() {
 		WatchdogSec=60
 		Restart=always
 		RestartSec=5
-		# 2: wrong configuration, which a restart does not mend.
-		RestartPreventExitStatus=2
+		# What a restart does not mend: 2, wrong configuration, and 3, the node was deleted from its cluster.
+		RestartPreventExitStatus=2 3
 		ExecStartPre=-/sbin/modprobe br_netfilter
 		ExecStartPre=-/sbin/modprobe overlay
 		ExecStart=$start
@@ -502,6 +502,7 @@ while [ -z "$stopping" ]; do
 	case $code in
 	0) break ;;
 	2) say "knarr ended with code 2, wrong configuration: correct it and start again"; break ;;
+	3) say "knarr ended with code 3: its node was deleted from the cluster"; break ;;
 	esac
 	[ -z "$stopping" ] || break
 	[ $(($(date +%s) - began)) -lt 60 ] || delay=1

@@ -20,6 +20,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/registry"
 	"github.com/knarr-io/knarr/pkg/resolver"
+	"github.com/knarr-io/knarr/pkg/shutdown"
 	"github.com/knarr-io/knarr/pkg/upstream/containerd"
 	"github.com/knarr-io/knarr/pkg/upstream/containerd/images"
 	"github.com/knarr-io/knarr/pkg/upstream/flannel"
@@ -40,6 +41,8 @@ type API struct {
 	// Reader and Informers only read, what all nodes may know: nodes, pods, services and policies.
 	Reader    func() (kubernetes.Interface, error)
 	Informers func() informers.SharedInformerFactory
+	// Registered, when not nil, adds what runs once the node is registered.
+	Registered func(lifecycle.Ref)
 }
 
 // AddNode adds the components of a node to g.
@@ -56,18 +59,24 @@ func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
 	// Before the kubelet: no pod starts unprotected, unless it cannot be helped.
 	policies := g.Add(netpol.New(n.networkPolicy(), api.Reader, log), lifecycle.After(api.Ready), lifecycle.Optional())
 	resolvers := g.Add(resolver.New(n.resolvers(), log), lifecycle.After(api.Base))
-	before := []lifecycle.Ref{api.Ready, helpers, policies, resolvers}
+	ending := []lifecycle.Ref{api.Ready, helpers}
+	before := []lifecycle.Ref{policies, resolvers}
 	if !n.Runtime.External() {
 		g.Add(registry.NewWatcher(n.registries(), log), lifecycle.After(api.Base))
 		runtime := g.Add(containerd.New(n.containerd(), n.identityTokens), lifecycle.After(helpers))
+		ending = append(ending, runtime)
 		pause := g.Add(n.bundledImages(), lifecycle.After(runtime))
 		before = append(before, g.Add(images.New(n.images(), log), lifecycle.After(pause)))
 	}
+	before = append(before, g.Add(n.pods(api, log), lifecycle.After(ending...), lifecycle.Grace(shutdown.Longest)))
 	running := g.Add(node, lifecycle.After(before...))
 	if n.Cluster.Ingress {
 		g.Add(lifecycle.Restarted(n.ingressProgram(log), log), lifecycle.After(running), lifecycle.Optional())
 	}
 	registered := g.Add(n.announcer(api, log), lifecycle.After(api.Ready))
+	if api.Registered != nil {
+		api.Registered(registered)
+	}
 	if n.Cluster.KubeProxy { // it would look for the Node once a second
 		g.Add(proxy, lifecycle.After(registered, helpers))
 	}
@@ -82,6 +91,11 @@ func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
 		g.Add(flannel.New(n.flannel(), api.Client, api.Informers, log), lifecycle.After(running))
 	}
 	return nil
+}
+
+// pods ends the pods when they are to end with the process: after the kubelet, before what they need.
+func (n Node) pods(api API, log *slog.Logger) *shutdown.Component {
+	return shutdown.New(shutdown.Config{NodeName: n.Name, Endpoint: n.runtimeEndpoint()}, api.Client, log)
 }
 
 // extractor puts the helper programs in their place and then removes those of earlier versions that nothing runs from.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/knarr-io/knarr/pkg/config"
@@ -36,6 +37,12 @@ type member struct {
 	// settings are those that this process runs with; cluster is the same as a configuration.
 	settings []join.Setting
 	cluster  config.Server
+	// leave ends the process for a reason.
+	leave context.CancelCauseFunc
+	// deleted is whether the reason was that the node is no member any more.
+	deleted atomic.Bool
+	// offline is whether no server could be reached at the start.
+	offline bool
 	// lb and tunnelClient are the way to the servers, once assembled.
 	lb           *loadbalancer.Balancer
 	tunnelClient *tunnel.Client
@@ -65,6 +72,7 @@ func (m *member) join(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	m.offline = !online
 	if err := m.settle(); err != nil {
 		return err
 	}

@@ -46,9 +46,11 @@ type Node struct {
 	IPs []netip.Addr
 	// Roles are the node's, such as control-plane; an agent may not claim any.
 	Roles []string
-	Dir   datadir.Dir
-	Run   datadir.Run
-	Keys  pki.Config
+	// Offline is whether no server could be reached at the start.
+	Offline bool
+	Dir     datadir.Dir
+	Run     datadir.Run
+	Keys    pki.Config
 }
 
 // Cluster is what all nodes of a cluster must agree on.
@@ -146,6 +148,7 @@ func (n Node) kubelet() kubelet.Config {
 		CredentialBinDir:      n.Node.CredentialBinDir,
 		CredentialConfig:      n.Node.CredentialConfig,
 		ProtectKernelDefaults: n.Node.ProtectKernelDefaults,
+		InhibitShutdown:       n.Host.Logind,
 		OOMScoreAdj:           n.Host.LowestOOMScoreAdj(OOMScoreAdj),
 		MaxOpenFiles:          int64(min(n.Host.OpenFiles, maxOpenFiles)),
 		ExtraArgs:             n.NodeArgs.Kubelet.Slice(),
@@ -203,7 +206,7 @@ func (n Node) kubeProxy() kubeproxy.Config {
 }
 
 func (n Node) networkPolicy() netpol.Config {
-	c := netpol.Config{NodeName: n.Name, Disabled: !n.Cluster.NetworkPolicy}
+	c := netpol.Config{NodeName: n.Name, Disabled: !n.Cluster.NetworkPolicy, Hasty: n.Offline}
 	if n.Cluster.Network.FlannelBackend != config.FlannelNone {
 		c.Bridge = flannel.Bridge
 	}

@@ -60,7 +60,7 @@ func render(t *testing.T, n Node) string {
 
 // TestArguments shows, as a diff of a golden file, what every change does to what upstream components are told.
 func TestArguments(t *testing.T) {
-	usual := host.Host{CgroupV2: true, CgroupControllers: []string{"cpu", "hugetlb", "memory", "pids"}, SystemdCgroups: true, SysResource: true, NFTables: true, ConntrackWritable: true, OpenFiles: 1 << 20}
+	usual := host.Host{CgroupV2: true, CgroupControllers: []string{"cpu", "hugetlb", "memory", "pids"}, SystemdCgroups: true, Logind: true, SysResource: true, NFTables: true, ConntrackWritable: true, OpenFiles: 1 << 20}
 	for name, c := range map[string]struct {
 		host host.Host
 		line []string

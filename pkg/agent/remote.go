@@ -51,12 +51,17 @@ func (m *member) assemble(g *lifecycle.Group, base lifecycle.Ref, log *slog.Logg
 	shared := NewShared(controller)
 	informers := g.Add(shared, lifecycle.After(api))
 	g.Add(m.serverWatcher(lb, controller, log), lifecycle.After(api))
-	return AddNode(g, m.node(m.cluster), API{
+	node := m.node(m.cluster)
+	node.Offline = m.offline
+	return AddNode(g, node, API{
 		Base:      base,
 		Ready:     informers,
 		Client:    func() (kubernetes.Interface, error) { return own, nil },
 		Reader:    shared.Client,
 		Informers: shared.Informers,
+		Registered: func(registered lifecycle.Ref) {
+			g.Add(m.membership(own), lifecycle.After(registered))
+		},
 	}, log)
 }
 

@@ -50,8 +50,10 @@ func Run(ctx context.Context, c config.Agent, proc daemon.Process) error {
 	if err != nil {
 		return err
 	}
-	m := &member{plan: p}
-	return daemon.Run(ctx, daemon.Config{
+	ctx, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
+	m := &member{plan: p, leave: leave}
+	err = daemon.Run(ctx, daemon.Config{
 		Common: c.Common, Role: "agent", NodeName: p.nodeName, NodeID: p.nodeID, Endpoint: p.endpoint(),
 		Dir: p.dir, Run: p.run, Host: p.host, Boot: p.boot(proc.Start),
 		OOMScoreAdj: p.host.LowestOOMScoreAdj(OOMScoreAdj),
@@ -61,6 +63,7 @@ func Run(ctx context.Context, c config.Agent, proc daemon.Process) error {
 			return m.assemble(g, base, log)
 		},
 	}, proc)
+	return errors.Join(err, m.left(ctx))
 }
 
 // newPlan finds out what the configuration leaves to the host, and changes nothing.

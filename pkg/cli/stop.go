@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/process"
 	"github.com/knarr-io/knarr/pkg/service"
+	"github.com/knarr-io/knarr/pkg/shutdown"
 	"github.com/knarr-io/knarr/pkg/uninstall"
 )
 
@@ -29,12 +31,14 @@ func stopCommand(env Env) *cli.Command {
 		Usage: "Stop knarr on this host; its pods go on running",
 		Description: "Stops the running knarr process through its service, so that it is not started again,\n" +
 			"and waits until it has ended. Pods go on running and are taken over by the next start.\n" +
-			"With --all the pods are stopped too: SIGTERM, then SIGKILL after the grace; their\n" +
-			"mounts, links and network namespaces are removed. Data and configuration stay.",
+			"With --all the pods are stopped too, those of low priority first: their preStop hooks run,\n" +
+			"then SIGTERM, then SIGKILL after the grace that each asks for; their mounts, links and\n" +
+			"network namespaces are removed. Data and configuration stay, and the next start starts\n" +
+			"the pods again.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "all", Aliases: []string{"pods"}, Usage: "stop the pods of this node too"},
-			&cli.DurationFlag{Name: "grace", Value: 30 * time.Second, Usage: "with --all: `TIME` a container has between SIGTERM and SIGKILL"},
-			&cli.DurationFlag{Name: "timeout", Value: stopTimeout, Usage: "`TIME` after which to give up waiting for knarr"},
+			&cli.DurationFlag{Name: "grace", Usage: "with --all: longest `TIME` that a pod has to end, whatever it asks for"},
+			&cli.DurationFlag{Name: "timeout", Value: stopTimeout, Usage: "`TIME` after which to give up waiting for knarr; longer with --all"},
 			dataDirFlag(), runDirFlag(),
 		},
 		Action: func(c *cli.Context) error {
@@ -46,15 +50,19 @@ func stopCommand(env Env) *cli.Command {
 			}
 			data := dataDir(c, env) // to be asked while knarr still runs
 			s := newStopper(env, c.String("run-dir"), c.Duration("timeout"))
+			if !c.Bool("all") {
+				return s.stop(c.Context)
+			}
+			if !c.IsSet("timeout") {
+				s.timeout += shutdown.Longest
+			}
+			s.all, s.grace = true, c.Duration("grace")
 			if err := s.stop(c.Context); err != nil {
 				return err
 			}
-			if !c.Bool("all") {
-				return nil
-			}
 			layout := uninstall.DefaultLayout()
 			layout.Root, layout.RunDir, layout.DataDir = env.Root, c.String("run-dir"), data
-			return stopPods(c.Context, env, layout, c.Duration("grace"))
+			return stopPods(c.Context, env, layout, cmp.Or(c.Duration("grace"), killGrace))
 		},
 	}
 }
@@ -66,7 +74,11 @@ func dataDirFlag() cli.Flag {
 	}
 }
 
-// stopPods ends the pods that knarr left running and removes what they leave.
+// killGrace is what containers get between SIGTERM and SIGKILL where knarr did not run, so that nobody knows what they
+// ask for.
+const killGrace = 30 * time.Second
+
+// stopPods ends the pods that run without knarr and removes what all of them leave.
 func stopPods(ctx context.Context, env Env, layout uninstall.Layout, grace time.Duration) error {
 	plan, err := uninstall.Find(ctx, layout, uninstall.ScopePods)
 	if err != nil {
@@ -81,9 +93,12 @@ type stopper struct {
 	env     Env
 	dir     string
 	timeout time.Duration
-	client  *control.Client
-	table   process.Table
-	host    service.Host
+	// all has the pods ended too, each within grace, unless that is 0.
+	all    bool
+	grace  time.Duration
+	client *control.Client
+	table  process.Table
+	host   service.Host
 
 	target process.Process
 	// last is the newest status that was had; it goes on being useful when the
@@ -124,7 +139,12 @@ func (s *stopper) stop(ctx context.Context) error {
 	if !running {
 		what = active.String()
 	}
-	s.say("stopped %s after %.1f s; its pods go on running\n", what, time.Since(began).Seconds())
+	took := time.Since(began).Seconds()
+	if s.all {
+		s.say("stopped %s and its pods after %.1f s\n", what, took)
+	} else {
+		s.say("stopped %s after %.1f s; its pods go on running\n", what, took)
+	}
 	return nil
 }
 
@@ -157,6 +177,11 @@ func (s *stopper) find(ctx context.Context) (running bool, err error) {
 // ask makes the service give knarr up, then asks the process itself; SIGTERM
 // does when the socket does not answer.
 func (s *stopper) ask(ctx context.Context, active service.Service, running bool) error {
+	if s.all && running {
+		if err := s.client.EndPods(ctx, s.grace); err != nil {
+			s.say("knarr cannot end the pods itself (%v): they end without their hooks\n", err)
+		}
+	}
 	if err := s.host.Stop(ctx, active); err != nil {
 		return err
 	}

@@ -43,7 +43,11 @@ func play(as, dir string) {
 	stopping := make(chan struct{})
 	server := control.New(control.Config{
 		Dir: dir, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		Stop: func() { close(stopping) },
+		Stop: func() { close(stopping) }, EndPods: func(grace time.Duration) {
+			if err := os.WriteFile(filepath.Join(dir, "ends-pods"), []byte(grace.String()), 0o600); err != nil {
+				panic(err)
+			}
+		},
 		Status: func() control.Status {
 			return control.Status{PID: os.Getpid(), DataDir: "/var/lib/elsewhere", Components: []lifecycle.Status{
 				{Name: "datastore", State: lifecycle.Ready}, {Name: "kubelet", State: lifecycle.Stopping}}}
@@ -120,6 +124,24 @@ func TestStopWaitsForTheEnd(t *testing.T) {
 				t.Error("stop returned before the process had ended")
 			}
 		})
+	}
+}
+
+// The process is told to end the pods before it is told to stop. What the command does after that is not for a unit test:
+// it looks at the links of whatever machine the test runs on.
+func TestStopWithPods(t *testing.T) {
+	for _, grace := range []time.Duration{0, 90 * time.Second} {
+		c := newCommand(t)
+		c.running(t, "polite")
+		s := newStopper(Env{Stdout: &c.stdout, Stderr: &c.stderr, Root: c.root}, "/run/knarr", time.Minute)
+		s.all, s.grace = true, grace
+		if err := s.stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		contains(t, c.stdout.String(), "and its pods after")
+		if got, err := os.ReadFile(filepath.Join(c.root, "run/knarr/ends-pods")); err != nil || string(got) != grace.String() {
+			t.Errorf("grace %s arrived as %q, %v", grace, got, err)
+		}
 	}
 }
 

@@ -60,6 +60,13 @@ func (c *Client) Stop(ctx context.Context) (StopReply, error) {
 	return reply, c.call(ctx, http.MethodPost, "/stop", &reply)
 }
 
+// EndPods has the process end the node's pods when it stops next, each after its
+// hooks and its own grace but no longer than grace, if that is not 0.
+func (c *Client) EndPods(ctx context.Context, grace time.Duration) error {
+	var reply StopReply
+	return c.call(ctx, http.MethodPost, "/pods/end?grace="+grace.String(), &reply)
+}
+
 // Compact has the datastore's history deleted and returns the status after that;
 // it takes as long as ctx allows. The error is ErrNotRunning when nobody listens.
 func (c *Client) Compact(ctx context.Context) (Status, error) {

@@ -91,6 +91,21 @@ func TestStatusAndStop(t *testing.T) {
 	}
 }
 
+func TestEndPods(t *testing.T) {
+	dir := t.TempDir()
+	asked := make(chan time.Duration, 1)
+	runServer(t, Config{Dir: dir, EndPods: func(grace time.Duration) { asked <- grace }})
+	if err := NewClient(dir).EndPods(t.Context(), 90*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-asked; got != 90*time.Second {
+		t.Errorf("the grace arrived as %v", got)
+	}
+	if err := NewClient(dir).EndPods(t.Context(), -time.Second); err == nil {
+		t.Error("a negative grace was taken")
+	}
+}
+
 func TestSecondServerIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	runServer(t, Config{Dir: dir, Status: func() Status { return Status{} }})

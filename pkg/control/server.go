@@ -28,6 +28,9 @@ type Config struct {
 	Status func() Status
 	// Stop asks the process to stop and returns at once; it may be called often.
 	Stop func()
+	// EndPods has the next stop end the pods as well, each of which gets no longer
+	// than grace; 0 is as long as it asks for.
+	EndPods func(grace time.Duration)
 	// Compact deletes the datastore's history and returns when that is done; nil
 	// where there is no datastore.
 	Compact func(context.Context) error
@@ -207,6 +210,16 @@ func (s *Server) handler() http.Handler {
 		s.config.Logger.Info("stop was asked for on the control socket")
 		s.reply(w, http.StatusAccepted, StopReply{PID: os.Getpid()})
 		s.config.Stop()
+	})
+	mux.HandleFunc("POST /pods/end", func(w http.ResponseWriter, r *http.Request) {
+		grace, err := time.ParseDuration(r.URL.Query().Get("grace"))
+		if err != nil || grace < 0 {
+			http.Error(w, fmt.Sprintf("grace %q: want a duration that is not negative", r.URL.Query().Get("grace")), http.StatusBadRequest)
+			return
+		}
+		s.config.Logger.Info("the next stop ends the pods too", "grace", grace)
+		s.config.EndPods(grace)
+		s.reply(w, http.StatusAccepted, StopReply{PID: os.Getpid()})
 	})
 	mux.HandleFunc("POST /datastore/compact", func(w http.ResponseWriter, r *http.Request) {
 		if s.config.Compact == nil {

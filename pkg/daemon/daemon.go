@@ -81,12 +81,17 @@ func Run(ctx context.Context, c Config, proc Process) (err error) {
 	}
 	defer func() { err = errors.Join(err, closer.Close()) }()
 
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
 	log := slog.New(boot.Handler(handler))
 	g := lifecycle.NewGroup(log, lifecycle.Observer(boot.Observe))
 	desk := &desk{config: c, proc: proc, log: log, group: g}
-	base := g.Add(control.New(control.Config{Dir: c.Run.Root(), Status: desk.status, Compact: c.Compact, Stop: func() { stop(errStopped) }, Logger: log}))
+	asked := ctx
+	ctx, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stop(nil)
+	defer context.AfterFunc(asked, func() { stop(desk.reason(context.Cause(asked))) })()
+	base := g.Add(control.New(control.Config{
+		Dir: c.Run.Root(), Status: desk.status, Compact: c.Compact, EndPods: desk.endPods,
+		Stop: func() { stop(desk.reason(errStopped)) }, Logger: log,
+	}))
 	unlock, err := c.prepare(ctx, g, base, log)
 	if unlock != nil {
 		defer func() { err = errors.Join(err, unlock()) }()

@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"sync/atomic"
@@ -9,6 +11,8 @@ import (
 
 	"github.com/knarr-io/knarr/pkg/control"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
+	"github.com/knarr-io/knarr/pkg/service"
+	"github.com/knarr-io/knarr/pkg/shutdown"
 	"github.com/knarr-io/knarr/pkg/upstream/globals"
 	"github.com/knarr-io/knarr/pkg/version"
 )
@@ -21,6 +25,38 @@ type desk struct {
 	group    *lifecycle.Group
 	ready    atomic.Pointer[time.Time]
 	stopping atomic.Bool
+	// pods, when not nil, is how pods end when the process stops.
+	pods atomic.Pointer[shutdown.Request]
+}
+
+// hostLimit is how long pods may take to end when the host goes down: service managers do not wait for ever.
+const hostLimit = time.Minute
+
+// endPods has the pods end with the process.
+func (d *desk) endPods(grace time.Duration) {
+	d.pods.Store(&shutdown.Request{Reason: "knarr stop --all", Grace: grace})
+}
+
+// reason is why the process stops for cause; a [shutdown.Request] when its pods are to end with it.
+func (d *desk) reason(cause error) error {
+	var request *shutdown.Request
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	switch {
+	case errors.As(cause, &request):
+	case d.pods.Load() != nil:
+		request = d.pods.Load()
+		cause = request
+	case service.Host{}.GoingDown(ctx):
+		request = &shutdown.Request{Reason: "the host goes down", Limit: hostLimit}
+		cause = request
+	default:
+		return cause
+	}
+	if err := d.proc.Notify.Extend(cmp.Or(request.Limit, shutdown.Longest) + hostLimit); err != nil {
+		d.log.Warn("cannot tell systemd that the stop takes longer", "error", err)
+	}
+	return cause
 }
 
 func (d *desk) run(ctx context.Context) error {

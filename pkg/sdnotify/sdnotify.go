@@ -77,6 +77,11 @@ func (n Notifier) Ready() error { return n.send("READY=1") }
 // Stopping tells that the stop has begun.
 func (n Notifier) Stopping() error { return n.send("STOPPING=1") }
 
+// Extend asks for more time to stop than the unit's TimeoutStopSec: d from now on.
+func (n Notifier) Extend(d time.Duration) error {
+	return n.send("EXTEND_TIMEOUT_USEC=" + strconv.FormatInt(d.Microseconds(), 10))
+}
+
 // Status sets the line that systemctl status shows.
 func (n Notifier) Status(line string) error { return n.send(status(line)) }
 

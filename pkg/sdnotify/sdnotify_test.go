@@ -88,6 +88,7 @@ func TestMessages(t *testing.T) {
 			}{
 				{n.Ready, "READY=1"},
 				{n.Stopping, "STOPPING=1"},
+				{func() error { return n.Extend(90 * time.Second) }, "EXTEND_TIMEOUT_USEC=90000000"},
 				{func() error { return n.Status("waiting for\napiserver\n") }, "STATUS=waiting for apiserver"},
 			} {
 				if err := message.send(); err != nil {

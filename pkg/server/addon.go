@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -11,10 +12,12 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/knarr-io/knarr/manifests"
+	"github.com/knarr-io/knarr/pkg/agent"
 	"github.com/knarr-io/knarr/pkg/bundle"
 	"github.com/knarr-io/knarr/pkg/control"
 	"github.com/knarr-io/knarr/pkg/controllers/addon"
 	"github.com/knarr-io/knarr/pkg/controllers/ingress"
+	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/upstream/apiserver"
 	"github.com/knarr-io/knarr/pkg/version"
 )
@@ -36,6 +39,22 @@ func (p Plan) ingress(kube *apiserver.Component, addons *addon.Controller, log *
 	}, ingress.API{
 		Config: func() *rest.Config { return kube.ClientConfig("system:knarr-controller", user.SystemPrivilegedGroup) },
 	}, func(on bool) { addons.Switch("traefik", on) }, log)
+}
+
+// withdrawal takes back what the ingress controller of an earlier start has left in Ingresses.
+func withdrawal(shared agent.Shared) lifecycle.Component {
+	return lifecycle.Func("ingress-withdrawal", func(ctx context.Context, ready func()) error {
+		ready()
+		client, err := shared.Client()
+		if err != nil {
+			return err
+		}
+		if err := ingress.Withdraw(ctx, client); err != nil && ctx.Err() == nil {
+			return err
+		}
+		<-ctx.Done()
+		return nil
+	})
 }
 
 func (p Plan) addonConfig() addon.Config {

@@ -43,7 +43,7 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 		g.Add(backup.NewScheduler(p.backups(client, log), log), lifecycle.After(db))
 	}
 	kube, err := apiserver.New(p.apiServer(store.Access()), apiserver.Seams{
-		EtcdDial: func() apiserver.Dial { return store.Access().Dial }, NodeDial: gate.tunnels.DialContext, Front: gate.joins.Front,
+		EtcdDial: func() apiserver.Dial { return store.Access().Dial }, NodeDial: gate.tunnels.DialContext, Front: p.front(gate, log),
 		Extensions: p.apis(client, log),
 	})
 	if err != nil {

@@ -35,6 +35,8 @@ func (p Plan) addControllers(
 	restarted(addons)
 	if p.Components.Packaged("traefik") {
 		restarted(p.ingress(kube, addons, log))
+	} else {
+		restarted(withdrawal(shared))
 	}
 	restarted(p.serviceLB(shared, log))
 	if p.Components.Packaged("local-storage") {

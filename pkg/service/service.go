@@ -243,6 +243,21 @@ func (h Host) supervisor(context.Context, int) (Service, error) {
 	return Service{Kind: Supervisor, Process: p}, nil
 }
 
+// GoingDown says whether the whole host is being shut down or restarted, as far as its service manager tells.
+func (h Host) GoingDown(ctx context.Context) bool {
+	switch {
+	case h.exists("run/systemd/system"):
+		// Its exit code is not 0 for any state but "running".
+		out, _ := h.run(ctx, "systemctl", "is-system-running")
+		return strings.TrimSpace(out) == "stopping"
+	case h.exists("run/openrc"):
+		level, err := os.ReadFile(h.path("run/openrc/softlevel"))
+		return err == nil && (strings.TrimSpace(string(level)) == "shutdown" || strings.TrimSpace(string(level)) == "reboot")
+	default:
+		return false
+	}
+}
+
 // supervisorWait is how long the background supervisor may take to pass the
 // signal on and end; afterwards knarr is asked directly.
 const supervisorWait = 5 * time.Second
@@ -266,6 +281,21 @@ func (h Host) Stop(ctx context.Context, s Service) error {
 		wait, cancel := context.WithTimeout(ctx, supervisorWait)
 		defer cancel()
 		h.Table.Wait(wait, []process.Process{s.Process})
+	}
+	return nil
+}
+
+// GiveUp has the service manager not start this process again after its end, where no exit code says so: OpenRC. It does
+// not wait, for the service manager waits for this process.
+func (h Host) GiveUp(ctx context.Context) error {
+	active, err := h.Active(ctx, os.Getpid())
+	if err != nil || active.Kind != OpenRC {
+		return err
+	}
+	cmd := exec.Command("rc-service", active.Name, "stop")
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("have OpenRC give up %s: %w", active.Name, err)
 	}
 	return nil
 }

@@ -132,6 +132,30 @@ func TestStopAndDisableUseTheServiceManager(t *testing.T) {
 	}
 }
 
+func TestGoingDown(t *testing.T) {
+	const systemd, openrc = "run/systemd/system/x", "run/openrc/softlevel"
+	for _, tc := range []struct {
+		name    string
+		files   map[string]string
+		answers map[string]string
+		want    bool
+	}{
+		{"no service manager", nil, nil, false},
+		{"systemd, running", map[string]string{systemd: ""}, map[string]string{"systemctl is-system-running": "running\n"}, false},
+		{"systemd, a unit has failed", map[string]string{systemd: ""}, map[string]string{"systemctl is-system-running": "degraded\n"}, false},
+		{"systemd, going down", map[string]string{systemd: ""}, map[string]string{"systemctl is-system-running": "stopping\n"}, true},
+		{"systemd that does not answer", map[string]string{systemd: ""}, nil, false},
+		{"OpenRC, running", map[string]string{openrc: "default\n"}, nil, false},
+		{"OpenRC, going down", map[string]string{openrc: "shutdown\n"}, nil, true},
+		{"OpenRC, restarting", map[string]string{openrc: "reboot"}, nil, true},
+	} {
+		h, _ := host(t, tc.files, tc.answers)
+		if got := h.GoingDown(t.Context()); got != tc.want {
+			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
+		}
+	}
+}
+
 // role makes the test executable play the background supervisor.
 const role = "KNARR_TEST_ROLE"
 

@@ -44,6 +44,7 @@ func (f *finder) places() ([]place, error) {
 		{path: f.path("run/flannel"), shared: true},
 		{path: f.path("var/log/pods"), note: "logs of pods", shared: true},
 		{path: f.path("var/log/containers"), note: "links to the logs of pods", shared: true},
+		{path: f.path("etc/systemd/logind.conf.d/99-kubelet.conf"), note: "how long the kubelet may delay a shutdown", shared: true},
 		{path: f.path("var/lib/cni/networks/cbr0"), shared: true},
 		{path: f.path("var/lib/cni/networks/knarr")},
 		{path: f.path("var/lib/cni/flannel"), shared: true},
@@ -63,6 +64,7 @@ func (f *finder) places() ([]place, error) {
 		"var/log/knarr", "var/lib/cni/networks", "var/lib/cni/results", "var/lib/cni/cache/results", "var/lib/cni/cache",
 		"var/lib/cni", "run/containerd/s", "run/containerd", "etc/cni/net.d", "etc/cni", "usr/libexec/kubernetes/kubelet-plugins/volume/exec",
 		"usr/libexec/kubernetes/kubelet-plugins/volume", "usr/libexec/kubernetes/kubelet-plugins", "usr/libexec/kubernetes",
+		"etc/systemd/logind.conf.d",
 	} {
 		all = append(all, place{path: f.path(dir), shared: true, emptyOnly: true})
 	}

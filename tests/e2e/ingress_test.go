@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/net/websocket"
 
+	"github.com/knarr-io/knarr/tests/cluster"
 	"github.com/knarr-io/knarr/tests/lab"
 )
 
@@ -152,15 +153,37 @@ func TestIngress(t *testing.T) {
 
 	// Without it, the objects of its kinds are still there.
 	f.apply(aRoute)
+	f.eventually("the Ingress to have an address", func() error { return f.addressed(true) })
 	_, err = s.Stop(f.ctx)
 	f.must(err)
-	s.Args = []string{"--disable=traefik"}
+	s.Args = []string{"--disable=traefik,coredns"}
+	f.must(s.Host.WriteFile(cluster.DataDir+"/server/static/charts/hello", []byte("hello"), 0o600))
 	f.must(s.Start())
 	f.client, err = s.WaitNode(f.ctx)
 	f.must(err)
 	f.eventually("the ingress controller to go", f.rests)
 	awaitNoAddon(t, f.client, "traefik-crds")
 	f.mustKubectl("get", "ingressroute/kept", "-n", f.ns)
+	f.eventually("the Ingress to have no address any more", func() error { return f.addressed(false) })
+
+	awaitNoAddon(t, f.client, "coredns")
+	if out := f.mustKubectl("get", "daemonset/coredns", "service/kube-dns", "configmap/coredns", "-n", "kube-system", "--ignore-not-found"); out != "" {
+		t.Errorf("of CoreDNS, disabled, there is still\n%s", out)
+	}
+	anonymous := &http.Client{Transport: &http.Transport{DialContext: f.visitor.DialContext, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	static, err := body(anonymous.Get("https://" + s.Host.Addr().String() + ":6443/static/charts/hello"))
+	if err != nil || static != "hello" {
+		t.Errorf("a static file is served as %q, %v", static, err)
+	}
+}
+
+// addressed is nil when the Ingress has an address, or when it has none.
+func (f *front) addressed(want bool) error {
+	i, err := f.client.NetworkingV1().Ingresses(f.ns).Get(f.ctx, "app", metav1.GetOptions{})
+	if err == nil && len(i.Status.LoadBalancer.Ingress) > 0 != want {
+		err = fmt.Errorf("its status is %+v", i.Status.LoadBalancer)
+	}
+	return err
 }
 
 const aRoute = `

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"time"
 
 	"helm.sh/helm/v4/pkg/registry"
@@ -32,6 +33,13 @@ type access struct {
 	ca                 []byte // PEM; trusted beside the host's
 	insecure           bool   // any certificate will do
 	plainHTTP          bool   // for oci://
+
+	// What registries.yaml may add, for oci://.
+	refreshToken string
+	certificates []tls.Certificate
+	// mirror, when not nil, is the root of the API that is asked in place of the registry mirrored.
+	mirror   *url.URL
+	mirrored string
 }
 
 // accessOf reads what a HelmChart's spec refers to in its namespace.
@@ -70,7 +78,7 @@ func accessOf(ctx context.Context, client kubernetes.Interface, namespace string
 
 // client makes an HTTP client whose requests end with ctx: Helm's library gives its own none.
 func (a access) client(ctx context.Context) (*http.Client, error) {
-	tlsConfig := &tls.Config{InsecureSkipVerify: a.insecure, MinVersion: tls.VersionTLS12} //nolint:gosec // the user's wish
+	tlsConfig := &tls.Config{InsecureSkipVerify: a.insecure, MinVersion: tls.VersionTLS12, Certificates: a.certificates} //nolint:gosec // the user's wish
 	if len(a.ca) > 0 {
 		pool, err := x509.SystemCertPool()
 		if err != nil { // a host without any
@@ -87,6 +95,9 @@ func (a access) client(ctx context.Context) (*http.Client, error) {
 		ForceAttemptHTTP2:     true,
 		TLSHandshakeTimeout:   15 * time.Second,
 		ResponseHeaderTimeout: time.Minute,
+	}
+	if a.mirror != nil {
+		return &http.Client{Transport: bound{ctx, rerouted{a.mirrored, a.mirror, transport}}}, nil
 	}
 	return &http.Client{Transport: bound{ctx, transport}}, nil
 }
@@ -105,9 +116,9 @@ func (a access) registry(ctx context.Context) (client *registry.Client, done fun
 			return nil, nil, permanent{fmt.Errorf("read spec.dockerRegistrySecret: %w", err)}
 		}
 		authorizer.Credential = credentials.Credential(store)
-	case a.username != "":
+	case a.username != "" || a.refreshToken != "":
 		authorizer.Credential = func(context.Context, string) (auth.Credential, error) {
-			return auth.Credential{Username: a.username, Password: a.password}, nil
+			return auth.Credential{Username: a.username, Password: a.password, RefreshToken: a.refreshToken}, nil
 		}
 	}
 	options := []registry.ClientOption{

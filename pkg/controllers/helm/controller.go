@@ -29,6 +29,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/knarr-io/knarr/pkg/follow"
+	"github.com/knarr-io/knarr/pkg/registry"
 )
 
 const (
@@ -56,6 +57,10 @@ func configs() schema.GroupVersionResource {
 type Config struct {
 	// Static is the directory of the files that HelmCharts name as https://%{KUBERNETES_API}%/static/...
 	Static string
+	// Registries is what registries.yaml says at this time, for charts in OCI registries; nil for nothing. NoDefault has
+	// registries that have mirrors not be asked themselves.
+	Registries func() (registry.Settings, error)
+	NoDefault  bool
 }
 
 // Controller is the component. Use [New].
@@ -93,7 +98,7 @@ func (c *Controller) Run(ctx context.Context, ready func()) error {
 	}
 	factory := dynamicinformer.NewFilteredDynamicSharedInformerFactory(objects, 0, metav1.NamespaceAll, nil)
 	r := &run{
-		ctx: ctx, static: c.config.Static, access: c.access(), client: client, objects: objects, factory: factory, log: c.log,
+		ctx: ctx, static: c.config.Static, registries: registries{c.config.Registries, c.config.NoDefault}, access: c.access(), client: client, objects: objects, factory: factory, log: c.log,
 		queue: follow.NewQueue[string](firstDelay, maxDelay),
 		busy:  make(chan struct{}, workers),
 	}
@@ -103,8 +108,9 @@ func (c *Controller) Run(ctx context.Context, ready func()) error {
 
 // run is one life of the controller.
 type run struct {
-	ctx     context.Context //nolint:containedctx // the life's own
-	static  string
+	ctx    context.Context //nolint:containedctx // the life's own
+	static string
+	registries
 	access  *rest.Config
 	client  kubernetes.Interface
 	objects dynamic.Interface

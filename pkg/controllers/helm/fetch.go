@@ -39,6 +39,7 @@ type source struct {
 	chart, version, repo, content string
 
 	access
+	registries registries
 	// static is the directory behind staticURL.
 	static string
 }
@@ -225,18 +226,27 @@ func (s source) readStatic(name string, limit int64) ([]byte, error) {
 	return readLimited(f, f.Name(), limit)
 }
 
-// pull gets a chart from an OCI registry.
+// pull gets a chart from an OCI registry, or a mirror of it.
 func (s source) pull(ctx context.Context, ref string) ([]byte, error) {
 	at, err := url.Parse(ref)
 	if err != nil {
 		return nil, permanent{fmt.Errorf("read the reference %q: %w", ref, err)}
 	}
-	client, done, err := s.registry(ctx)
+	places, err := s.registries.places(at.Host, s.access)
+	if err != nil {
+		return nil, err
+	}
+	return fromEach(places, func(a access) ([]byte, error) { return s.pullBy(ctx, a, ref, *at) })
+}
+
+// pullBy is pull from one place.
+func (s source) pullBy(ctx context.Context, a access, ref string, from url.URL) ([]byte, error) {
+	client, done, err := a.registry(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	_, at, err = client.ValidateReference(ref, s.version, at)
+	_, at, err := client.ValidateReference(ref, s.version, &from) // which it changes
 	if err != nil {
 		return nil, fmt.Errorf("find version %q of %s: %w", s.version, ref, err)
 	}

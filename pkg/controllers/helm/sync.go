@@ -334,7 +334,7 @@ func (r *run) load(c *Chart, w wish) (*chartv2.Chart, map[string]any, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	from := source{chart: c.Spec.Chart, version: c.Spec.Version, repo: c.Spec.Repo, content: c.Spec.ChartContent, access: may, static: r.static}
+	from := source{chart: c.Spec.Chart, version: c.Spec.Version, repo: c.Spec.Repo, content: c.Spec.ChartContent, access: may, registries: r.registries, static: r.static}
 	ctx, cancel := context.WithTimeoutCause(r.ctx, defaultTimeout, fmt.Errorf("the chart did not arrive within %v", defaultTimeout))
 	defer cancel()
 	chart, err := from.fetch(ctx)

@@ -38,6 +38,9 @@ type Config struct {
 	Bridge string
 	// Results is where the CNI library keeps its records; default /var/lib/cni/results.
 	Results string
+	// Hasty has pods start at once instead of waiting for the first rules: no server can be reached, so that there are
+	// neither new policies nor new pods to be had, and those that run have their rules in the kernel.
+	Hasty bool
 	// Disabled takes away what an earlier run left, and does nothing else.
 	Disabled bool
 }
@@ -113,6 +116,9 @@ func (c *Controller) Run(ctx context.Context, ready func()) error {
 	if err := c.observe(c.policies, trimPolicy, samePolicy); err != nil {
 		return err
 	}
+	if c.config.Hasty {
+		ready()
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	run(ctx, &wg, c.policies, c.poke)
@@ -164,7 +170,9 @@ func (c *Controller) poke() {
 // loop works until ctx ends.
 func (c *Controller) loop(ctx context.Context, client kubernetes.Interface, ready func()) {
 	late := time.AfterFunc(patience, func() {
-		c.log.Warn("network policies are not known yet; pods start without")
+		if !c.config.Hasty {
+			c.log.Warn("network policies are not known yet; pods start without")
+		}
 		ready()
 	})
 	defer late.Stop()

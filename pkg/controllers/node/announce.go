@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -55,10 +56,49 @@ func await(ctx context.Context, client kubernetes.Interface, nodeName string) (*
 
 // awaitThat returns the Node as soon as it is as good wants it.
 func awaitThat(ctx context.Context, client kubernetes.Interface, nodeName string, good func(*corev1.Node) bool) (*corev1.Node, error) {
+	event, err := watchtools.UntilWithSync(ctx, only(client, nodeName), &corev1.Node{}, nil, func(e watch.Event) (bool, error) {
+		node, ok := e.Object.(*corev1.Node)
+		return ok && node.Name == nodeName && e.Type != watch.Deleted && good(node), nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch node %s: %w", nodeName, err)
+	}
+	return event.Object.(*corev1.Node), nil // as the condition has seen
+}
+
+// Deleted waits until the node, which is registered, is registered no more. Like [Announce], it tries again while the API
+// is away: what nobody can be asked about is not gone.
+func Deleted(ctx context.Context, client kubernetes.Interface, nodeName string) error {
+	return retry.Until(ctx, "node "+nodeName+" to be deleted", retry.Backoff{}, func(ctx context.Context) (bool, error) {
+		missing := func(store cache.Store) (bool, error) {
+			if len(store.List()) == 0 {
+				return false, errMissing
+			}
+			return false, nil
+		}
+		_, err := watchtools.UntilWithSync(ctx, only(client, nodeName), &corev1.Node{}, missing, func(e watch.Event) (bool, error) {
+			return e.Type == watch.Deleted, nil
+		})
+		if err != nil && !errors.Is(err, errMissing) {
+			return false, fmt.Errorf("watch node %s: %w", nodeName, err)
+		}
+		// A watch may be of a server that has only just started: the datastore has the last word.
+		_, err = client.CoreV1().Nodes().Get(ctx, nodeName, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return true, nil
+		}
+		return false, err
+	})
+}
+
+var errMissing = errors.New("there is no such node")
+
+// only lists and watches one Node.
+func only(client kubernetes.Interface, nodeName string) cache.ListerWatcher {
 	nodes := client.CoreV1().Nodes()
 	// The node authorizer allows a kubelet to list and watch only with this selector.
 	selector := fields.OneTermEqualSelector("metadata.name", nodeName).String()
-	own := cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
+	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = selector
 			return nodes.List(ctx, o)
@@ -68,14 +108,6 @@ func awaitThat(ctx context.Context, client kubernetes.Interface, nodeName string
 			return nodes.Watch(ctx, o)
 		},
 	}, client)
-	event, err := watchtools.UntilWithSync(ctx, own, &corev1.Node{}, nil, func(e watch.Event) (bool, error) {
-		node, ok := e.Object.(*corev1.Node)
-		return ok && node.Name == nodeName && e.Type != watch.Deleted && good(node), nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("watch node %s: %w", nodeName, err)
-	}
-	return event.Object.(*corev1.Node), nil // as the condition has seen
 }
 
 // publishLimit is how long a server may take to make an announcement the node's status. One whose cloud-controller-manager

@@ -164,3 +164,64 @@ func TestAnnounceFails(t *testing.T) {
 		}
 	})
 }
+
+// A node is gone when the datastore says so, not when a watch does.
+func TestDeleted(t *testing.T) {
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}}
+	for _, tt := range []struct {
+		name string
+		act  func(*testing.T, *fake.Clientset)
+	}{
+		{"deleted while watched", func(t *testing.T, c *fake.Clientset) {
+			if err := c.CoreV1().Nodes().Delete(t.Context(), "a", metav1.DeleteOptions{}); err != nil {
+				t.Error(err)
+			}
+		}},
+		{"deleted and made anew, and deleted", func(t *testing.T, c *fake.Clientset) {
+			nodes := c.CoreV1().Nodes()
+			if err := errors.Join(
+				nodes.Delete(t.Context(), "a", metav1.DeleteOptions{}),
+				c.Tracker().Add(n.DeepCopy()),
+				nodes.Delete(t.Context(), "a", metav1.DeleteOptions{}),
+			); err != nil {
+				t.Error(err)
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			client := fake.NewClientset(n.DeepCopy())
+			watching := make(chan struct{}, 10)
+			client.PrependWatchReactor("nodes", func(action kubetesting.Action) (bool, watch.Interface, error) {
+				w, err := client.Tracker().Watch(action.GetResource(), action.GetNamespace())
+				watching <- struct{}{}
+				return true, w, err
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			gone := make(chan error, 1)
+			go func() { gone <- Deleted(ctx, client, "a") }()
+			<-watching
+			select {
+			case err := <-gone:
+				t.Fatalf("gone while it is there: %v", err)
+			default:
+			}
+			tt.act(t, client)
+			if err := <-gone; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Run("deleted before", func(t *testing.T) {
+		if err := Deleted(t.Context(), fake.NewClientset(), "a"); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("asked to stop", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if err := Deleted(ctx, fake.NewClientset(n.DeepCopy()), "a"); err == nil {
+			t.Error("a node that is there was reported gone")
+		}
+	})
+}

@@ -23,6 +23,8 @@ type Host struct {
 	CgroupControllers []string
 	// SystemdCgroups is true when systemd manages the cgroups, so that the systemd cgroup driver must be used.
 	SystemdCgroups bool
+	// Logind is true when systemd-logind announces shutdowns and lets them be delayed.
+	Logind bool
 	// SysResource is true when the process has CAP_SYS_RESOURCE: it may lower OOM scores and raise limits.
 	SysResource bool
 	// NFTables is true when the kernel has nf_tables.
@@ -53,6 +55,7 @@ func Find() (Host, error) {
 	h.CgroupV2 = fs.Type == unix.CGROUP2_SUPER_MAGIC
 	h.CgroupControllers = controllers(h.CgroupV2)
 	h.SystemdCgroups = exists("/run/systemd/system") && pid1Is("systemd")
+	h.Logind = exists("/run/systemd/seats") && exists("/run/dbus/system_bus_socket") // as systemd's own logind_running does
 	caps, err := effectiveCapabilities()
 	if err != nil {
 		return Host{}, err

@@ -14,6 +14,7 @@ import (
 	"k8s.io/kubernetes/cmd/kubelet/app"
 	"k8s.io/kubernetes/cmd/kubelet/app/options"
 	"k8s.io/kubernetes/pkg/kubelet"
+	"k8s.io/kubernetes/pkg/kubelet/container"
 
 	"github.com/knarr-io/knarr/pkg/atomicfile"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
@@ -88,6 +89,9 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 			return err
 		}
 	}
+	starts := &gate{OSInterface: container.RealOS{}}
+	deps.OSInterface = starts
+	defer context.AfterFunc(ctx, func() { starts.closed.Store(true) })()
 	ready()
 	return lifecycle.Detached(ctx, time.Second, func(ctx context.Context) error {
 		return app.Run(ctx, server, deps, utilfeature.DefaultFeatureGate)

@@ -13,6 +13,7 @@ import (
 	"maps"
 	"net/netip"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -52,6 +53,8 @@ type Config struct {
 	FlexVolumeDir string
 	// IPTables lets the kubelet mark its chains for tools that look for them; only where iptables programs packets.
 	IPTables bool
+	// InhibitShutdown has the kubelet delay a shutdown of the host until its pods have ended, which takes a systemd-logind.
+	InhibitShutdown bool
 	// OOMScoreAdj is the process's, which is one for all components.
 	OOMScoreAdj int
 	// MaxOpenFiles is what the kubelet raises the process's limit to.
@@ -59,6 +62,13 @@ type Config struct {
 	// ExtraArgs are the user's, "name=value"; they win.
 	ExtraArgs []string
 }
+
+// How long a shutdown of the host waits for pods to end, and how much of it is kept for critical ones. Upstream's default
+// is not to wait.
+const (
+	shutdownGrace         = time.Minute
+	shutdownGraceCritical = 15 * time.Second
+)
 
 // Args is the argument list, the user's last: only what has no place in the configuration file.
 func (c Config) Args() []string {
@@ -111,6 +121,10 @@ func (c Config) Defaults() kubeletv1beta1.KubeletConfiguration {
 		HealthzPort:             new(int32),
 		EnableDebuggingHandlers: &yes,
 		EnableProfilingHandler:  &no,
+	}
+	if c.InhibitShutdown {
+		kc.ShutdownGracePeriod = metav1.Duration{Duration: shutdownGrace}
+		kc.ShutdownGracePeriodCriticalPods = metav1.Duration{Duration: shutdownGraceCritical}
 	}
 	for _, a := range c.ClusterDNS {
 		kc.ClusterDNS = append(kc.ClusterDNS, a.String())
