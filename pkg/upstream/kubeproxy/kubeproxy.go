@@ -8,6 +8,7 @@
 package kubeproxy
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"strconv"
@@ -26,7 +27,10 @@ const argsFlag = "kube-proxy-arg"
 // Config is what kube-proxy needs to know.
 type Config struct {
 	// Kubeconfig is the path of its credentials.
-	Kubeconfig   string
+	Kubeconfig string
+	// Steady, when not "", is where a copy of the kubeconfig is made, with which the end of the Node is not the end of the
+	// process; see transport.go.
+	Steady       string
 	NodeName     string
 	ClusterCIDRs []netip.Prefix
 	// Mode is nftables or iptables.
@@ -46,7 +50,7 @@ func (c Config) Args() []string {
 		cidrs[i] = p.String()
 	}
 	list := argv.List{}.With(
-		"kubeconfig", c.Kubeconfig,
+		"kubeconfig", cmp.Or(c.Steady, c.Kubeconfig),
 		"hostname-override", c.NodeName,
 		"proxy-mode", c.Mode,
 		"cluster-cidr", strings.Join(cidrs, ","),
@@ -61,6 +65,7 @@ func (c Config) Args() []string {
 
 // Component is a kube-proxy. Use [New].
 type Component struct {
+	config  Config
 	options *app.Options
 	flags   *pflag.FlagSet
 }
@@ -73,7 +78,7 @@ func New(c Config) (*Component, error) {
 	if err := argv.Parse(argsFlag, c.Args(), fs); err != nil {
 		return nil, err
 	}
-	return &Component{o, fs}, nil
+	return &Component{c, o, fs}, nil
 }
 
 // Name is "kube-proxy".
@@ -81,6 +86,11 @@ func (*Component) Name() string { return "kube-proxy" }
 
 // Run follows cmd/kube-proxy/app/server.go:107 (RunE) without its logging set-up.
 func (c *Component) Run(ctx context.Context, ready func()) error {
+	if c.config.Steady != "" {
+		if err := steady(c.config.Kubeconfig, c.config.Steady); err != nil {
+			return err
+		}
+	}
 	if err := c.options.Complete(c.flags); err != nil {
 		return &argv.UsageError{Flag: argsFlag, Err: err}
 	}
