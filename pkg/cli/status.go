@@ -155,7 +155,7 @@ func statusText(s control.Status, now time.Time, colours bool) string {
 	fmt.Fprintf(&b, "knarr %s %s on node %s, pid %d, up %s%s\n",
 		s.Version, s.Role, s.NodeName, s.PID, age(now.Sub(s.StartTime)), readiness(s))
 	for _, line := range [][2]string{
-		{"data-dir", s.DataDir}, {"API", s.Endpoint}, {"servers", serversText(s.Servers)}, {"datastore", datastoreText(s.Datastore)}, {"addons", addonsText(s.Addons)}, {"log", s.LogFile},
+		{"data-dir", s.DataDir}, {"API", s.Endpoint}, {"servers", serversText(s.Servers)}, {"datastore", datastoreText(s.Datastore)}, {"leader", s.Leader}, {"addons", addonsText(s.Addons)}, {"log", s.LogFile},
 	} {
 		if line[1] != "" {
 			fmt.Fprintf(&b, "  %-10s %s\n", line[0], line[1])

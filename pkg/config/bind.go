@@ -19,6 +19,8 @@ type binding interface {
 	// apply parses the settings (at least one, all from the same source) into
 	// the field, or reports each that is bad and leaves the field alone.
 	apply(l *loader, f *Flag, s *Server, settings []setting)
+	// adopt takes the field's value over from another configuration.
+	adopt(to, from *Server)
 }
 
 // setting is one value as it was given, and where.
@@ -75,6 +77,8 @@ func (b oneBinding[T]) apply(l *loader, f *Flag, s *Server, settings []setting) 
 	}
 }
 
+func (b oneBinding[T]) adopt(to, from *Server) { *b.field(to) = *b.field(from) }
+
 type listBinding[T any] struct {
 	p     parser[T]
 	field func(*Server) *List[T]
@@ -116,6 +120,8 @@ func (b listBinding[T]) apply(l *loader, f *Flag, s *Server, settings []setting)
 		*b.field(s) = List[T]{items: items}
 	}
 }
+
+func (b listBinding[T]) adopt(to, from *Server) { *b.field(to) = *b.field(from) }
 
 // parseOne parses one text and reports it when it is bad.
 func parseOne[T any](l *loader, f *Flag, p parser[T], given setting) (T, bool) {

@@ -3,7 +3,6 @@ package config
 import (
 	"net/netip"
 	"strconv"
-	"strings"
 )
 
 // idle says that a flag does nothing because of another; when is whether the
@@ -58,9 +57,7 @@ func (l *loader) checkIdle(s *Server) {
 	}
 }
 
-func localStore(s *Server) bool {
-	return s.Datastore.Embedded() || strings.HasPrefix(s.Datastore.Endpoint.Reveal(), "sqlite://")
-}
+func localStore(s *Server) bool { return s.Datastore.Local() }
 
 // check reports what contradicts each other. It only compares flags whose own
 // values are fine.
@@ -109,6 +106,15 @@ func (l *loader) checkEtcd(s *Server) {
 		if l.given(name) && !l.off(name) && l.given("datastore-endpoint") {
 			l.conflict(name, "is for the embedded etcd, and --datastore-endpoint names another datastore; remove one of them")
 		}
+	}
+	if l.given("server") && s.Datastore.ClusterInit {
+		l.conflict("cluster-init", "begins a cluster, and --server joins one; remove one of them")
+	}
+	if l.given("server") && l.given("datastore-endpoint") && s.Datastore.Local() {
+		l.conflict("server", "joins a cluster of several servers, and what --datastore-endpoint names is for one; remove one of them")
+	}
+	if bind := s.Listener.BindAddress; l.given("virtual-ip") && l.given("bind-address") && bind.IsValid() && !bind.IsUnspecified() {
+		l.conflict("virtual-ip", "can only be reached when the API listens at all addresses; remove --bind-address")
 	}
 	if l.given("cluster-reset-restore-path") && !s.Datastore.ClusterReset {
 		l.conflict("cluster-reset-restore-path", "needs --cluster-reset as well")

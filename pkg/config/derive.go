@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"path"
 	"strconv"
+	"strings"
 
 	"github.com/distribution/reference"
 )
@@ -159,6 +160,13 @@ func (r Runtime) External() bool { return r.Endpoint != "" }
 // Embedded reports whether the state is in the data-dir: in SQLite, or in an
 // embedded etcd.
 func (d Datastore) Embedded() bool { return !d.Endpoint.IsSet() }
+
+// Local reports whether the state is on this machine unless an embedded etcd
+// has it.
+func (d Datastore) Local() bool {
+	scheme, _, _ := strings.Cut(d.Endpoint.Reveal(), "://")
+	return d.Embedded() || scheme == "sqlite" || scheme == "kine-sqlite"
+}
 
 // BackupDir is where backups are: the directory given, else one in the data-dir.
 func (s Server) BackupDir() string {

@@ -39,10 +39,11 @@ type Occurrence struct {
 // LoadServer makes the configuration of a server. The error is an [*Error] with
 // every problem there is, and then the Server is zero.
 func LoadServer(in Input) (Server, error) {
-	_, s, err := load(in, RoleServer)
+	l, s, err := load(in, RoleServer)
 	if err != nil {
 		return Server{}, err
 	}
+	s.Told = ListOf(l.told(&s)...)
 	return s, nil
 }
 
@@ -52,7 +53,8 @@ func LoadAgent(in Input) (Agent, error) {
 	if err != nil {
 		return Agent{}, err
 	}
-	return Agent{Common: s.Common, Told: ListOf(l.told(&s)...)}, nil
+	s.Told = ListOf(l.told(&s)...)
+	return Agent{s.Common}, nil
 }
 
 func load(in Input, role Role) (*loader, Server, error) {

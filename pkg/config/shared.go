@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,7 +32,11 @@ func sharedFlags() []sharedFlag {
 		{"disable-kube-proxy", func(s *Server) string { return strconv.FormatBool(!s.Components.KubeProxy) }},
 		{"disable-network-policy", func(s *Server) string { return strconv.FormatBool(!s.Components.NetworkPolicy) }},
 		{"disable", func(s *Server) string { return sorted(s.Components.Disabled) }},
+		{"disable-scheduler", func(s *Server) string { return strconv.FormatBool(!s.Components.Scheduler) }},
+		{"disable-cloud-controller", func(s *Server) string { return strconv.FormatBool(!s.Components.CloudController) }},
+		{"disable-helm-controller", func(s *Server) string { return strconv.FormatBool(!s.Components.HelmController) }},
 		{"default-local-storage-path", func(s *Server) string { return s.Components.LocalStorage }},
+		{"virtual-ip", func(s *Server) string { return valid(s.Listener.VirtualIP) }},
 		{"system-default-registry", func(s *Server) string { return s.SystemRegistry }},
 	}
 }
@@ -42,6 +47,14 @@ func commas[T any](l List[T]) string {
 		texts = append(texts, fmt.Sprint(item))
 	}
 	return strings.Join(texts, ",")
+}
+
+// valid is an address, or nothing.
+func valid(a netip.Addr) string {
+	if a.IsValid() {
+		return a.String()
+	}
+	return ""
 }
 
 // sorted is commas for a list whose order means nothing.
@@ -81,6 +94,25 @@ func FromCluster(settings []Setting) (Server, error) {
 	return s, nil
 }
 
+// Adopt is s with the shared settings of the cluster that it joins, but for those that the user gave, which the caller
+// compares.
+func (s Server) Adopt(settings []Setting) (Server, error) {
+	cluster, err := FromCluster(settings)
+	if err != nil {
+		return Server{}, err
+	}
+	flags := newIndex(Table())
+	for _, shared := range sharedFlags() {
+		has := func(list []Setting) bool {
+			return slices.ContainsFunc(list, func(x Setting) bool { return x.Flag == shared.name })
+		}
+		if has(settings) && !has(s.Told.Slice()) {
+			flags[shared.name].bind.adopt(&s, &cluster)
+		}
+	}
+	return s, nil
+}
+
 // Accepted is the table of the flags that a command takes: its own and, for an agent, those that the cluster shares.
 func Accepted(role Role) []Flag {
 	if role != RoleAgent {
@@ -92,7 +124,7 @@ func Accepted(role Role) []Flag {
 	})
 }
 
-// told are the shared settings that the user gave an agent.
+// told are the shared settings that the user gave.
 func (l *loader) told(s *Server) []Setting {
 	var given []Setting
 	for _, f := range sharedFlags() {

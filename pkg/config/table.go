@@ -106,9 +106,12 @@ func networkFlags() []Flag {
 
 func clusterFlags() []Flag {
 	return []Flag{
-		{Name: "server", Aliases: []string{"s"}, Env: "KNARR_URL", Roles: RoleAgent,
+		{Name: "server", Aliases: []string{"s"}, Env: "KNARR_URL", Roles: Both,
 			Category: "Cluster", Usage: "Join the cluster of the server at `URL`",
 			bind: one(serverURL(), func(s *Server) *string { return &s.Join.Server })},
+		{Name: "virtual-ip", Roles: RoleServer,
+			Category: "Cluster", Usage: "Have one of the servers, another when it dies, answer at `IP` as well, an unused address of their network",
+			bind: one(reachable(), func(s *Server) *netip.Addr { return &s.Listener.VirtualIP })},
 		{Name: "lb-server-port", Env: "KNARR_LB_SERVER_PORT", Default: "6444", Roles: RoleAgent,
 			Category: "Cluster", Usage: "Reach the servers by way of `PORT` on 127.0.0.1, where the agent's load balancer listens",
 			bind: one(port(), func(s *Server) *uint16 { return &s.Join.BalancerPort })},

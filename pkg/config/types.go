@@ -28,12 +28,7 @@ type Server struct {
 }
 
 // Agent is the configuration of `knarr agent`.
-type Agent struct {
-	Common
-	// Told are the shared settings that the user gave although the cluster
-	// decides them; see [Server.Shared].
-	Told List[Setting]
-}
+type Agent struct{ Common }
 
 // Common is what servers and agents have alike.
 type Common struct {
@@ -48,18 +43,24 @@ type Common struct {
 	// Token is the cluster's secret, from --token or the --token-file; not set
 	// when neither was given.
 	Token Secret
-	// Join is how an agent finds its cluster.
+	// Join is how an agent, or a server that is not the first, finds its
+	// cluster.
 	Join     Join
 	Node     Node
 	Runtime  Runtime
 	NodeArgs NodeArgs
 	// Profiling serves pprof on the API's port.
 	Profiling bool
+	// Told are the settings shared by the members of a cluster that the user
+	// gave, although for one who joins the cluster decides them; see
+	// [Server.Shared].
+	Told List[Setting]
 }
 
-// Join is the way of an agent to its cluster.
+// Join is the way of a machine to its cluster.
 type Join struct {
-	// Server is the URL of a server, https://HOST:PORT.
+	// Server is the URL of a server, https://HOST:PORT; "" on a server that
+	// joins none.
 	Server string
 	// BalancerPort is the port on loopback at which the node's components reach
 	// the servers.
@@ -90,6 +91,9 @@ type Listener struct {
 	// AdvertiseAddress is the address other members reach the API at; not valid
 	// when not given. See [Server.AdvertiseAddress].
 	AdvertiseAddress netip.Addr
+	// VirtualIP is an address that one of several servers has at any time; not
+	// valid for none.
+	VirtualIP netip.Addr
 	// TLSSANs are more names and addresses for the API's certificate.
 	TLSSANs List[string]
 }

@@ -76,6 +76,13 @@ func (c *Client) Compact(ctx context.Context) (Status, error) {
 	return status, (&Client{dir: c.dir, http: &patient}).call(ctx, http.MethodPost, "/datastore/compact", &status)
 }
 
+// SyncToken has a server tell the others of a token that was rotated on this
+// host. The error is ErrNotRunning when nobody listens.
+func (c *Client) SyncToken(ctx context.Context) error {
+	var status Status
+	return c.call(ctx, http.MethodPost, "/token/sync", &status)
+}
+
 func (c *Client) call(ctx context.Context, method, path string, into any) error {
 	request, err := http.NewRequestWithContext(ctx, method, "http://knarr"+path, nil)
 	if err != nil {

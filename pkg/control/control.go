@@ -54,6 +54,8 @@ type Status struct {
 	// Servers are those of an agent's cluster.
 	Servers   []ServerLink `json:"servers,omitempty"`
 	Datastore *Datastore   `json:"datastore,omitempty"`
+	// Leader is the server whose control loops run, where there are several; empty while none is known to lead.
+	Leader string `json:"leader,omitempty"`
 	// Addons are the manifests that the server applies; nil where there are none.
 	Addons *Addons `json:"addons,omitempty"`
 	// Components in the order in which they start.

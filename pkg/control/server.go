@@ -34,6 +34,9 @@ type Config struct {
 	// Compact deletes the datastore's history and returns when that is done; nil
 	// where there is no datastore.
 	Compact func(context.Context) error
+	// SyncToken tells other servers of a token that was rotated here; nil where
+	// there is none to tell.
+	SyncToken func(context.Context) error
 	// Logger gets a line for each stop request.
 	Logger *slog.Logger
 }
@@ -220,6 +223,15 @@ func (s *Server) handler() http.Handler {
 		s.config.Logger.Info("the next stop ends the pods too", "grace", grace)
 		s.config.EndPods(grace)
 		s.reply(w, http.StatusAccepted, StopReply{PID: os.Getpid()})
+	})
+	mux.HandleFunc("POST /token/sync", func(w http.ResponseWriter, r *http.Request) {
+		if s.config.SyncToken != nil {
+			if err := s.config.SyncToken(r.Context()); err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+				return
+			}
+		}
+		s.reply(w, http.StatusOK, s.config.Status())
 	})
 	mux.HandleFunc("POST /datastore/compact", func(w http.ResponseWriter, r *http.Request) {
 		if s.config.Compact == nil {

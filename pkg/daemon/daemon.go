@@ -64,6 +64,8 @@ type Config struct {
 	Assemble func(g *lifecycle.Group, base lifecycle.Ref, log *slog.Logger) error
 	// Compact deletes the datastore's history; nil where there is none.
 	Compact func(ctx context.Context) error
+	// SyncToken tells other servers of a token that was rotated here; nil where there is none to tell.
+	SyncToken func(ctx context.Context) error
 	// Status, when not nil, completes the status.
 	Status func(ctx context.Context, s *control.Status)
 }
@@ -89,7 +91,7 @@ func Run(ctx context.Context, c Config, proc Process) (err error) {
 	defer stop(nil)
 	defer context.AfterFunc(asked, func() { stop(desk.reason(context.Cause(asked))) })()
 	base := g.Add(control.New(control.Config{
-		Dir: c.Run.Root(), Status: desk.status, Compact: c.Compact, EndPods: desk.endPods,
+		Dir: c.Run.Root(), Status: desk.status, Compact: c.Compact, SyncToken: c.SyncToken, EndPods: desk.endPods,
 		Stop: func() { stop(desk.reason(errStopped)) }, Logger: log,
 	}))
 	unlock, err := c.prepare(ctx, g, base, log)

@@ -1,7 +1,8 @@
-// Package join is how an agent becomes a member of a cluster, both ends of it. The agent ([Client]) fetches the
+// Package join is how a machine becomes a member of a cluster, both ends of it. The agent ([Client]) fetches the
 // cluster's CA and compares it with the hash in its token before it sends anything secret, shows the token, and gets
 // what is the same for all members ([Cluster]) and certificates for keys that stay with it. The server ([Server])
-// answers on the port of the API, in front of it.
+// answers on the port of the API, in front of it. A machine that shows the server token is given what makes it one of
+// the servers ([Bundle]).
 //
 // It does not run a node, and makes no certificates itself: pkg/pki does.
 //
@@ -19,6 +20,7 @@ const (
 	pathCAs         = prefix + "cacerts"
 	pathCluster     = prefix + "cluster"
 	pathCertificate = prefix + "certificate"
+	pathServer      = prefix + "server"
 	// PathTunnel is where pkg/tunnel begins.
 	PathTunnel = prefix + "tunnel"
 )

@@ -30,6 +30,8 @@ type ServerConfig struct {
 	Cluster Cluster
 	// Client reaches the API with all rights.
 	Client func() (kubernetes.Interface, error)
+	// Bundle is the answer to those who may become servers.
+	Bundle func(ctx context.Context) (Bundle, error)
 	// Tunnel takes the requests of agents for PathTunnel.
 	Tunnel func(w http.ResponseWriter, r *http.Request, node string) error
 }
@@ -79,6 +81,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) error {
 		http.MethodGet + pathCluster:      s.serveCluster,
 		http.MethodPost + pathCertificate: s.serveCertificate,
 		http.MethodGet + PathTunnel:       s.serveTunnel,
+		http.MethodGet + pathServer:       s.serveServer,
 	}
 	if serve := routes[r.Method+r.URL.Path]; serve != nil {
 		return serve(w, r)

@@ -58,6 +58,7 @@ type node struct {
 	state     State
 	since     time.Time
 	lastError string
+	left      bool            // behind: it outlived its grace
 	ctx       context.Context // of the component, nil until it starts
 	check     *task           // the latest Check, nil before the first
 }

@@ -144,6 +144,9 @@ func (g *Group) awaitStop(ctx context.Context, n *node, life *task) {
 	switch {
 	case !ended:
 		err := fmt.Errorf("did not stop within %v and was left behind", n.grace)
+		g.mu.Lock()
+		n.left = true
+		g.mu.Unlock()
 		g.move(n, Failed, err)
 		g.log.Error("component did not stop in time and was left behind", "component", n.name, "grace", n.grace)
 	case life.err == nil, errors.Is(life.err, context.Canceled), errors.Is(life.err, context.Cause(ctx)):
@@ -152,6 +155,19 @@ func (g *Group) awaitStop(ctx context.Context, n *node, life *task) {
 		g.move(n, Failed, life.err)
 		g.log.Error("component failed while stopping", "component", n.name, "error", life.err)
 	}
+}
+
+// LeftBehind names the components that outlived their grace: something of them may run still.
+func (g *Group) LeftBehind() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var names []string
+	for _, n := range g.nodes {
+		if n.left {
+			names = append(names, n.name)
+		}
+	}
+	return names
 }
 
 // endedEarly handles the end of a component that was not asked to stop.

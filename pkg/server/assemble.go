@@ -14,29 +14,35 @@ import (
 
 	"github.com/knarr-io/knarr/pkg/agent"
 	"github.com/knarr-io/knarr/pkg/backup"
+	"github.com/knarr-io/knarr/pkg/bootstrap"
 	"github.com/knarr-io/knarr/pkg/controllers/addon"
+	"github.com/knarr-io/knarr/pkg/controllers/leader"
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/upstream/apiserver"
-	"github.com/knarr-io/knarr/pkg/upstream/controllermanager"
 	"github.com/knarr-io/knarr/pkg/upstream/host"
-	"github.com/knarr-io/knarr/pkg/upstream/scheduler"
 )
 
 // Parts are the components that the process itself asks for something.
 type Parts struct {
 	Store  *datastore.Component
 	Addons *addon.Controller
+	// Shared is nil where there is one server.
+	Shared *bootstrap.Component
+	// Elector is nil where there is one server.
+	Elector *leader.Elector
 }
 
 // Assemble adds everything that a server runs to g, all of it after base: what must outlive it.
 func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) (parts Parts, err error) {
-	keys := g.Add(p.keys(log), lifecycle.After(base))
 	store := datastore.New(p.datastore(), log)
 	parts.Store = store
-	db := g.Add(store, lifecycle.After(p.beforeStore(base, keys)...))
+	keys, db, err := p.addStore(g, base, store, &parts, log)
+	if err != nil {
+		return parts, err
+	}
 
-	gate := p.gate(log)
+	gate := p.gate(store, log)
 	var shared agent.Shared // what serves metrics or makes backups asks for its client when it needs it
 	client := func() (kubernetes.Interface, error) { return shared.Client() }
 	if p.Backup.Scheduled {
@@ -52,19 +58,6 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	ranges := g.Add(p.podRanges(store, log), lifecycle.After(db))
 	api := g.Add(kube, lifecycle.After(db, keys, ranges))
 
-	manager, err := controllermanager.New(p.controllerManager(), kube)
-	if err != nil {
-		return parts, err
-	}
-	g.Add(manager, lifecycle.After(api))
-
-	if p.Components.Scheduler {
-		s, err := scheduler.New(p.scheduler(), kube)
-		if err != nil {
-			return parts, err
-		}
-		g.Add(s, lifecycle.After(api))
-	}
 	if p.Node.IPs.Len() == 0 {
 		g.Add(host.Follow(p.nodeIPs(), func(now []netip.Addr) []netip.Addr { return p.Network.NodeIPs(p.Node.IPs, now) }, log), lifecycle.After(base))
 	}
@@ -72,6 +65,16 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	cache := g.Add(shared, lifecycle.After(api))
 	gate.open(g, shared, cache)
 	parts.Addons = p.addControllers(g, cache, kube, shared, store, log)
+	loops := func(g *lifecycle.Group, after ...lifecycle.Ref) error { return p.addLoops(g, after, kube, shared, log) }
+	if p.several() {
+		parts.Elector = p.elector(shared, loops, log)
+		g.Add(parts.Elector, lifecycle.After(cache), lifecycle.Grace(electorGrace))
+		if p.Listener.VirtualIP.IsValid() {
+			g.Add(p.virtualIP(shared, log), lifecycle.After(cache))
+		}
+	} else if err := loops(g, cache); err != nil {
+		return parts, err
+	}
 	if !p.Components.Agent {
 		return parts, nil
 	}

@@ -12,31 +12,55 @@ import (
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/upstream/apiserver"
+	"github.com/knarr-io/knarr/pkg/upstream/controllermanager"
+	"github.com/knarr-io/knarr/pkg/upstream/scheduler"
 )
 
-// addControllers adds knarr's own control loops to g, all of them after cache. What the cluster can live without for a
-// while is started again when it fails; the others take the process along.
+// addControllers adds the control loops that every server runs to g, all of them after cache: those that are about the
+// server itself and its files.
 func (p Plan) addControllers(
 	g *lifecycle.Group, cache lifecycle.Ref, kube *apiserver.Component, shared agent.Shared, store *datastore.Component, log *slog.Logger,
 ) *addon.Controller {
-	required := func(c lifecycle.Component) { g.Add(c, lifecycle.After(cache)) }
 	restarted := func(c lifecycle.Component) {
 		g.Add(lifecycle.Restarted(c, log), lifecycle.After(cache), lifecycle.Optional())
 	}
-
-	if p.Components.CloudController {
-		required(nodecontroller.New(shared.Client, shared.Informers, log))
-	}
 	if p.hasEtcd() {
-		required(etcdmember.New(shared.Informers, store.RemoveNode, log))
+		g.Add(etcdmember.New(shared.Informers, store.RemoveNode, log), lifecycle.After(cache))
 	}
-
 	addons := p.addons(kube, log)
 	restarted(addons)
 	if p.Components.Packaged("traefik") {
 		restarted(p.ingress(kube, addons, log))
 	} else {
 		restarted(withdrawal(shared))
+	}
+	return addons
+}
+
+// addLoops adds the control loops that a cluster has once to g: upstream's, and knarr's own. Of these, what the cluster
+// can live without for a while is started again when it fails; the others take the process along.
+func (p Plan) addLoops(g *lifecycle.Group, after []lifecycle.Ref, kube *apiserver.Component, shared agent.Shared, log *slog.Logger) error {
+	required := func(c lifecycle.Component, more ...lifecycle.Option) {
+		g.Add(c, append(more, lifecycle.After(after...))...)
+	}
+	restarted := func(c lifecycle.Component) {
+		g.Add(lifecycle.Restarted(c, log), lifecycle.After(after...), lifecycle.Optional())
+	}
+
+	manager, err := controllermanager.New(p.controllerManager(), kube)
+	if err != nil {
+		return err
+	}
+	required(manager, lifecycle.Grace(managerGrace))
+	if p.Components.Scheduler {
+		s, err := scheduler.New(p.scheduler(), kube)
+		if err != nil {
+			return err
+		}
+		required(s)
+	}
+	if p.Components.CloudController {
+		required(nodecontroller.New(shared.Client, shared.Informers, log))
 	}
 	restarted(p.serviceLB(shared, log))
 	if p.Components.Packaged("local-storage") {
@@ -49,5 +73,5 @@ func (p Plan) addControllers(
 	if p.Components.Packaged("coredns") {
 		restarted(dns.New(dns.Config{Place: !p.Components.Agent}, shared.Client, shared.Informers, log))
 	}
-	return addons
+	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/knarr-io/knarr/pkg/agent"
+	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/join"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/pki"
@@ -43,13 +44,14 @@ type gate struct {
 // errNotOpen is what those get who come before the API is there.
 var errNotOpen = errors.New("the server is starting")
 
-func (p Plan) gate(log *slog.Logger) gate {
+func (p Plan) gate(store *datastore.Component, log *slog.Logger) gate {
 	g := gate{shared: new(atomic.Pointer[agent.Shared]), log: log}
 	g.tunnels = tunnel.NewServer(func() informers.SharedInformerFactory { return g.shared.Load().Informers() }, log)
 	g.joins = join.NewServer(join.ServerConfig{
 		Keys:    p.certificates(),
 		Tokens:  token.Store{ServerDir: p.Dir.Server()},
 		Cluster: p.forMembers(),
+		Bundle:  func(ctx context.Context) (join.Bundle, error) { return p.bundle(ctx, store) },
 		Client: func() (kubernetes.Interface, error) {
 			if s := g.shared.Load(); s != nil {
 				return s.Client()

@@ -8,7 +8,6 @@ import (
 
 	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/datadir"
-	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/pki"
 	"github.com/knarr-io/knarr/pkg/token"
 )
@@ -20,11 +19,15 @@ type identity struct {
 	dir   datadir.Dir
 	token config.Secret
 	agent config.Secret
+	// joined is true where the cluster says what the agent token is.
+	joined bool
+	// shared is true where a token that was rotated on another server counts, so that what is stored here may be old.
+	shared bool
 }
 
-func (p Plan) keys(log *slog.Logger) lifecycle.Component {
+func (p Plan) keys(log *slog.Logger) *identity {
 	keys := p.certificates()
-	return &identity{pki.NewRenewer(keys, log, nil), keys, p.Dir, p.Token, p.AgentToken}
+	return &identity{pki.NewRenewer(keys, log, nil), keys, p.Dir, p.Token, p.AgentToken, p.joins() || p.several() && !p.hasEtcd(), p.several()}
 }
 
 // Prepare makes what is missing and writes nothing when all is there.
@@ -36,7 +39,7 @@ func (i *identity) Prepare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read server CA: %w", err)
 	}
-	var given token.Given
+	given := token.Given{KeepAgent: i.joined}
 	for _, t := range []struct {
 		flag string
 		text config.Secret
@@ -49,7 +52,11 @@ func (i *identity) Prepare(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", t.flag, err)
 		}
 	}
-	if _, err := (token.Store{ServerDir: i.dir.Server()}).Ensure(given, ca); err != nil {
+	store := token.Store{ServerDir: i.dir.Server()}
+	if stored, err := store.Load(); i.shared && err == nil && !stored.IsZero() {
+		given.Server = token.Token{} // pkg/bootstrap compares it with the cluster's
+	}
+	if _, err := store.Ensure(given, ca); err != nil {
 		return fmt.Errorf("set up the cluster's tokens: %w", err)
 	}
 	return nil

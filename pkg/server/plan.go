@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/knarr-io/knarr/pkg/agent"
 	"github.com/knarr-io/knarr/pkg/bundle"
@@ -44,10 +45,19 @@ func (p Plan) certificates() pki.Config {
 		AdvertiseAddress: p.AdvertiseAddress(p.HostIPs...),
 		ServiceCIDRs:     p.Network.ServiceCIDRs.Slice(),
 		ClusterDomain:    p.Network.Domain,
-		ExtraSANs:        p.Listener.TLSSANs.Slice(),
+		ExtraSANs:        p.names(),
 		ServerURL:        p.APIServerURL(),
 		Admin:            pki.AdminKubeconfig{Path: p.Kubeconfig.Path, Mode: p.Kubeconfig.Mode, Group: p.Kubeconfig.Group},
 	}
+}
+
+// names are more names of the API.
+func (p Plan) names() []string {
+	names := slices.Clone(p.Listener.TLSSANs.Slice())
+	if a := p.Listener.VirtualIP; a.IsValid() {
+		names = append(names, a.String())
+	}
+	return names
 }
 
 func (p Plan) apiServer(store datastore.Access) apiserver.Config {

@@ -13,7 +13,6 @@ import (
 	"github.com/knarr-io/knarr/pkg/backup"
 	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/datastore"
-	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/version"
 )
 
@@ -28,10 +27,8 @@ func (p Plan) reset(ctx context.Context, out io.Writer) (err error) {
 	if err := p.restoreForReset(ctx, out); err != nil {
 		return err
 	}
-	if keys, ok := p.keys(log).(lifecycle.Preparer); ok {
-		if err := keys.Prepare(ctx); err != nil {
-			return err
-		}
+	if err := p.keys(log).Prepare(ctx); err != nil {
+		return err
 	}
 	if err := datastore.ResetCluster(ctx, p.datastore(), log); err != nil {
 		return err

@@ -34,18 +34,33 @@ func Run(ctx context.Context, c config.Server, proc daemon.Process) error {
 		return plan.reset(ctx, proc.Stderr)
 	}
 	var parts Parts
+	var enter func(context.Context, *slog.Logger) error
+	if plan.joins() {
+		enter = plan.join
+	}
 	return daemon.Run(ctx, daemon.Config{
 		Common: c.Common, Role: "server", NodeName: plan.NodeName, NodeID: plan.NodeID, Endpoint: plan.APIServerURL(),
 		Dir: plan.Dir, Run: plan.Run, Host: plan.Host, Boot: plan.boot(proc.Start),
 		OOMScoreAdj: plan.Host.LowestOOMScoreAdj(agent.OOMScoreAdj),
 		Upgrade:     plan.backUpBefore,
+		Join:        enter,
 		Assemble: func(g *lifecycle.Group, base lifecycle.Ref, log *slog.Logger) (err error) {
 			parts, err = Assemble(g, base, plan, log)
 			return err
 		},
+		SyncToken: func(ctx context.Context) error {
+			if parts.Shared == nil {
+				return nil
+			}
+			return parts.Shared.Sync(ctx)
+		},
 		Compact: func(ctx context.Context) error { return parts.Store.Compact(ctx) },
 		Status: func(ctx context.Context, s *control.Status) {
 			s.Addons = parts.addons()
+			if e := parts.Elector; e != nil {
+				s.Leader = e.Leader()
+				s.Components = append(s.Components, e.Components()...)
+			}
 			db, err := parts.Store.Status(ctx)
 			s.Datastore = &control.Datastore{Kind: db.Engine, SizeBytes: db.DiskBytes, Revision: db.Revision}
 			for _, m := range db.Members {
@@ -83,14 +98,14 @@ func newPlan(c config.Server) (Plan, error) {
 	if p.Store, err = DatastoreConfig(c); err != nil {
 		return Plan{}, err
 	}
-	return p, p.checkEtcdFlags()
+	return p, errors.Join(p.checkEtcdFlags(), p.checkVirtualIP())
 }
 
 // boot is what the boot screen shows.
 func (p Plan) boot(start time.Time) logging.BootConfig {
 	store := "SQLite in " + p.Dir.DB()
 	switch {
-	case p.hasEtcd():
+	case p.hasEtcd(), p.joins() && p.Datastore.Embedded():
 		store = "etcd in " + p.Dir.DB()
 	case !p.Datastore.Embedded():
 		store = "external"

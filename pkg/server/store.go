@@ -7,7 +7,6 @@ import (
 	"github.com/knarr-io/knarr/pkg/datadir"
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/datastore/etcd"
-	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/pki"
 )
 
@@ -62,14 +61,6 @@ func (p Plan) datastore() datastore.Config {
 		c.Etcd.Address = ips[0]
 	}
 	return c
-}
-
-// beforeStore is what the store needs: an etcd has certificates.
-func (p Plan) beforeStore(base, keys lifecycle.Ref) []lifecycle.Ref {
-	if p.hasEtcd() {
-		return []lifecycle.Ref{base, keys}
-	}
-	return []lifecycle.Ref{base}
 }
 
 // checkEtcdFlags refuses flags for an embedded etcd that is not there, which the configuration alone does not tell.

@@ -43,6 +43,8 @@ func (s Store) AgentPath() string { return filepath.Join(s.ServerDir, "agent-tok
 type Given struct {
 	Server Token // --token
 	Agent  Token // --agent-token
+	// KeepAgent lets the agent token that is stored stay when none is given: it came from the cluster.
+	KeepAgent bool
 }
 
 // Stored is what Ensure decided on, in full form.
@@ -63,6 +65,15 @@ func (s Store) Load() (Token, error) {
 // token. It returns the zero Token when there is none.
 func (s Store) LoadAgent() (Token, error) {
 	return load(s.AgentPath())
+}
+
+// OwnAgent is the agent token where agents have one of their own, else the zero
+// Token.
+func (s Store) OwnAgent() (Token, error) {
+	if _, err := os.Readlink(s.AgentPath()); err == nil {
+		return Token{}, nil // another name of the server token
+	}
+	return s.LoadAgent()
 }
 
 // Ensure decides which tokens this server uses and writes them down in full
@@ -90,6 +101,11 @@ func (s Store) Ensure(given Given, caBundle []byte) (Stored, error) {
 	default:
 		return Stored{}, fmt.Errorf("the token given with --token %w, which %s holds: leave --token out of flags, environment and configuration file to go on with the stored one, or give the token of this cluster",
 			ErrMismatch, s.Path())
+	}
+	if given.Agent.IsZero() && given.KeepAgent {
+		if given.Agent, err = s.OwnAgent(); err != nil {
+			return Stored{}, err
+		}
 	}
 	out.Agent = given.Agent
 	if out.Agent.IsZero() {

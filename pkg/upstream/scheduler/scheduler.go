@@ -3,7 +3,7 @@
 // It has no leader election of its own: on one server there is nobody to compete with, and with several one lease
 // stands above all control loops. It has no port of its own either: its metrics are in the process's registry.
 //
-// It stops when its context ends.
+// It stops when its context ends, and another may run in the process then, as on a server that leads again.
 package scheduler
 
 import (
@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/component-base/configz"
 	"k8s.io/kubernetes/cmd/kube-scheduler/app"
 	schedulerconfig "k8s.io/kubernetes/cmd/kube-scheduler/app/config"
 	"k8s.io/kubernetes/cmd/kube-scheduler/app/options"
@@ -77,6 +78,9 @@ func New(c Config, api API) (*Component, error) {
 	return &Component{o, api}, nil
 }
 
+// configzName is what upstream registers its configuration under, which it does not take back (server.go:198).
+const configzName = "componentconfig"
+
 // Name is "kube-scheduler".
 func (*Component) Name() string { return "kube-scheduler" }
 
@@ -95,6 +99,8 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	ready()
 	err = app.Run(ctx, &completed, s)
 	completed.InformerFactory.Shutdown()
+	c.options.InformerName.Release()
+	configz.Delete(configzName)
 	if ctx.Err() != nil {
 		return nil // a clean stop is reported as an error: server.go:373
 	}
