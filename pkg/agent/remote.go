@@ -98,7 +98,7 @@ func (m *member) tunnels(lb *loadbalancer.Balancer, opened chan<- string, log *s
 	}
 	return tunnel.NewClient(tunnel.Config{
 		Path: join.PathTunnel, TLS: m.serverTLS, Servers: lb.Servers, Default: lb.Default(),
-		Dial: m.dialHere, Up: up, Down: lb.Down,
+		Dial: m.dialHere, Up: up, Down: lb.Down, Failed: lb.Failed,
 	}, log)
 }
 

@@ -261,6 +261,13 @@ func (c *Component) embeddedStatus() (Status, error) {
 	return st, nil
 }
 
+// Serves reports whether the store can take writes, as far as that is known without asking: of an embedded etcd, whether
+// there is a quorum.
+func (c *Component) Serves() bool {
+	m := c.member.Load()
+	return m == nil || m.HasLeader()
+}
+
 // Client returns an etcd client of the store; the caller closes it.
 func (c *Component) Client() (*clientv3.Client, error) { return c.Access().client() }
 

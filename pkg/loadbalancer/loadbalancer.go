@@ -208,7 +208,7 @@ func (b *Balancer) connect(ctx context.Context) (conn net.Conn, server string, e
 				b.served(server)
 				return true, nil
 			}
-			b.failed(server)
+			b.Failed(server)
 			errs = append(errs, err)
 		}
 		return false, errors.Join(errs...)
@@ -250,7 +250,8 @@ func (b *Balancer) served(server string) {
 	delete(b.resting, server)
 }
 
-func (b *Balancer) failed(server string) {
+// Failed says that a server does not do: it is tried last for a while. Connections to it stay.
+func (b *Balancer) Failed(server string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.current == server {

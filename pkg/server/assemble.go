@@ -64,6 +64,9 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	shared = agent.NewShared(newClient(kube))
 	cache := g.Add(shared, lifecycle.After(api))
 	gate.open(g, shared, cache)
+	if p.hasEtcd() {
+		g.Add(gate.quorum(store), lifecycle.After(cache), lifecycle.Optional())
+	}
 	parts.Addons = p.addControllers(g, cache, kube, shared, store, log)
 	loops := func(g *lifecycle.Group, after ...lifecycle.Ref) error { return p.addLoops(g, after, kube, shared, log) }
 	if p.several() {

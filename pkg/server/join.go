@@ -81,11 +81,8 @@ func (p *Plan) enter(ctx context.Context, client *join.Client, state join.State,
 	if client.Password, err = state.Password(); err != nil {
 		return nil, err
 	}
-	if !p.Token.IsSet() {
-		return nil, errors.New("this machine has joined no cluster yet and needs the server token: give --token or --token-file with what server/token in the data-dir of a server holds")
-	}
-	if client.Token, err = token.Parse(p.Token.Reveal()); err != nil {
-		return nil, fmt.Errorf("--token: %w", err)
+	if client.Token, err = p.joiningToken(); err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, joinLimit)
 	defer cancel()
@@ -112,6 +109,22 @@ func (p *Plan) enter(ctx context.Context, client *join.Client, state join.State,
 		return nil, err // before anything is kept
 	}
 	return &known, p.take(bundle)
+}
+
+// joiningToken is the one given, or that of the cluster that this server was in before it lost its part of the datastore.
+func (p *Plan) joiningToken() (token.Token, error) {
+	if p.Token.IsSet() {
+		t, err := token.Parse(p.Token.Reveal())
+		if err != nil {
+			return t, fmt.Errorf("--token: %w", err)
+		}
+		return t, nil
+	}
+	t, err := (token.Store{ServerDir: p.Dir.Server()}).Load()
+	if err == nil && t.IsZero() {
+		err = errors.New("this machine has joined no cluster yet and needs the server token: give the line that `knarr token join-command --role server` prints on a server, or --token or --token-file")
+	}
+	return t, err
 }
 
 // vacant refuses to join with a database of this server's own: its keys and its data belong together.

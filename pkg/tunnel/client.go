@@ -45,6 +45,8 @@ type Config struct {
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// Up and Down are told when a tunnel opens and when it has ended.
 	Up, Down func(server string)
+	// Failed, when not nil, is told when a tunnel could not be opened.
+	Failed func(server string)
 }
 
 // Client is the end on an agent. Use [NewClient].
@@ -151,6 +153,9 @@ func (c *Client) keep(ctx context.Context, server string) {
 		// Each round ends when a tunnel that was open has ended, and the next begins with a short wait again.
 		err := retry.Until(ctx, "a tunnel to "+server, retry.Backoff{First: 200 * time.Millisecond, Max: limit}, func(ctx context.Context) (bool, error) {
 			opened, err := c.hold(ctx, server)
+			if !opened && ctx.Err() == nil && c.config.Failed != nil {
+				c.config.Failed(server)
+			}
 			if err != nil && ctx.Err() == nil {
 				c.log.Debug("no tunnel", "server", server, "opened", opened, "error", err)
 			}

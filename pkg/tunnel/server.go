@@ -39,6 +39,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	stopped bool
+	paused  bool
 	byNode  map[string][]*session // the newest last
 	routes  map[string]route      // by node
 }
@@ -82,14 +83,35 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	<-ctx.Done()
 	s.mu.Lock()
 	s.stopped = true
+	s.endAll()
+	s.mu.Unlock()
+	s.sessions.Wait()
+	return nil
+}
+
+// endAll ends the sessions; mu is held.
+func (s *Server) endAll() {
 	for _, sessions := range s.byNode {
 		for _, one := range sessions {
 			_ = one.conn.Close() // ends what Serve waits for
 		}
 	}
-	s.mu.Unlock()
-	s.sessions.Wait()
-	return nil
+}
+
+// Pause ends all tunnels and takes no new ones until it is called with false: agents turn to other servers.
+func (s *Server) Pause(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.paused = on
+	if on {
+		s.endAll()
+	}
+}
+
+func (s *Server) isPaused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.paused
 }
 
 func (s *Server) learn(obj any) {
@@ -128,6 +150,10 @@ func (s *Server) forget(obj any) {
 func (s *Server) Serve(w http.ResponseWriter, r *http.Request, node string) error {
 	if r.Header.Get("Upgrade") != Protocol {
 		http.Error(w, "want an upgrade to "+Protocol, http.StatusUpgradeRequired)
+		return nil
+	}
+	if s.isPaused() {
+		http.Error(w, "this server has no datastore now: use another", http.StatusServiceUnavailable)
 		return nil
 	}
 	conn, buffered, err := http.NewResponseController(w).Hijack()

@@ -1,0 +1,118 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/knarr-io/knarr/tests/cluster"
+	"github.com/knarr-io/knarr/tests/lab"
+)
+
+// runPostgres runs a PostgreSQL on a host of its own and returns its endpoint.
+func runPostgres(t *testing.T) string {
+	t.Helper()
+	found, err := filepath.Glob("/usr/lib/postgresql/*/bin")
+	if err != nil || len(found) == 0 {
+		t.Fatal("PostgreSQL is not installed: apt-get install postgresql")
+	}
+	bin, h := found[len(found)-1], suite.lab.Host(t, "ha-postgres", lab.Options{})
+	as := func(args ...string) []string { return append([]string{"runuser", "-u", "postgres", "--"}, args...) }
+	const data = "/var/lib/pg"
+	for _, args := range [][]string{
+		{"install", "-d", "-o", "postgres", "-m", "700", data},
+		as(filepath.Join(bin, "initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync"),
+		{"sh", "-c", "echo host all all 198.18.0.0/16 trust >> " + data + "/pg_hba.conf"},
+	} {
+		if out, err := h.Exec(t.Context(), args...); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	_, err = h.Start(lab.Cmd{Args: as(filepath.Join(bin, "postgres"), "-D", data, "-k", data, "-h", "*")})
+	must(t, err)
+	eventually(t, "PostgreSQL", func() error {
+		_, err := h.Exec(t.Context(), filepath.Join(bin, "pg_isready"), "-h", data)
+		return err
+	})
+	return "postgres://postgres@" + h.Addr().String() + ":5432/knarr?sslmode=disable"
+}
+
+// TestServersOnPostgres is two servers that start at the same moment on one empty database.
+func TestServersOnPostgres(t *testing.T) {
+	endpoint := runPostgres(t)
+	args := []string{"--datastore-endpoint", endpoint, "--token", "of-both", "--disable", "metrics-server,traefik"}
+	one, two := own(t, "pg-one", lab.Options{}), own(t, "pg-two", lab.Options{})
+	for _, s := range []*cluster.Server{one, two} {
+		s.Args = args
+		must(t, s.Start())
+	}
+	for _, s := range []*cluster.Server{one, two} {
+		_, err := s.WaitNode(t.Context())
+		must(t, err)
+	}
+	for _, name := range []string{"tls/server-ca.key", "tls/service.key", "token"} {
+		a, err := one.Host.ReadFile(cluster.DataDir + "/server/" + name)
+		must(t, err)
+		b, err := two.Host.ReadFile(cluster.DataDir + "/server/" + name)
+		must(t, err)
+		if string(a) != string(b) {
+			t.Errorf("the servers have not the same %s", name)
+		}
+	}
+	strangers(t, args)
+
+	leader, other := one, two
+	e := &servers{env: place(t, one, mustClient(t, one))}
+	if e.status(one).Leader == two.Host.Name() {
+		leader, other = two, one
+	}
+	// Killed, it is succeeded when its lease has run out; the other's API does not notice.
+	must(t, leader.Process().Kill())
+	began := time.Now()
+	e.env = place(t, other, mustClient(t, other))
+	_, err := e.client.CoreV1().ConfigMaps("default").Create(e.ctx, configMapNamed("after"), metav1.CreateOptions{})
+	must(t, err)
+	e.eventually("the other to lead", func() error {
+		if leads := e.status(other).Leader; leads != other.Host.Name() {
+			return fmt.Errorf("%q leads", leads)
+		}
+		return nil
+	})
+	t.Logf("the other leads %.1f s after the leader was killed", time.Since(began).Seconds())
+	p := pod("later", web())
+	p.Spec.NodeSelector = map[string]string{"kubernetes.io/hostname": other.Host.Name()}
+	e.startPod(p)
+}
+
+func mustClient(t *testing.T, s *cluster.Server) *cluster.Client {
+	t.Helper()
+	c, err := s.Client()
+	must(t, err)
+	return c
+}
+
+// strangers are servers that the cluster in the database does not take.
+func strangers(t *testing.T, args []string) {
+	t.Helper()
+	s := own(t, "pg-stranger", lab.Options{})
+	for _, c := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"another token", []string{"--token", "of-neither"}, "is not the token of the cluster in this datastore"},
+		{"another network", []string{"--cluster-cidr", "10.99.0.0/16"}, `--cluster-cidr is "10.99.0.0/16" here and "10.42.0.0/16" in the cluster`},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		_, err := s.Command(ctx, append(append([]string{"server"}, args...), c.args...)...)
+		cancel()
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: want %q: %v", c.name, c.want, err)
+		}
+	}
+}
