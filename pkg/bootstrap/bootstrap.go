@@ -162,6 +162,9 @@ func (c *Component) take(ctx context.Context, client *clientv3.Client, s stored)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	server, err := c.agree(ctx, client, s)
+	if err == nil && !server.IsZero() {
+		err = c.givenIs(server)
+	}
 	if err != nil || server.IsZero() {
 		return err
 	}
@@ -221,7 +224,7 @@ func (c *Component) agree(ctx context.Context, client *clientv3.Client, s stored
 	}
 	switch {
 	case own.IsZero(), own.SameSecret(theirs):
-		return theirs, c.givenIs(theirs)
+		return theirs, nil
 	case c.marked(theirs): // changed here
 		if done, err := c.publish(ctx, client, own, s.revision); err != nil || !done {
 			return token.Token{}, errors.Join(err, errChanged(done))
@@ -229,9 +232,6 @@ func (c *Component) agree(ctx context.Context, client *clientv3.Client, s stored
 		c.log.Info("the server token was rotated here: other servers follow")
 		return token.Token{}, nil
 	default:
-		if err := c.givenIs(theirs); err != nil {
-			return token.Token{}, err
-		}
 		if _, err := c.config.Tokens.Rotate(own, theirs); err != nil {
 			return token.Token{}, err
 		}
@@ -330,13 +330,11 @@ func (c *Component) catchUp(ctx context.Context, client *clientv3.Client, s stor
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	server, err := c.agree(ctx, client, s)
-	if errors.Is(err, ErrToken) {
-		// It runs on; the next start says so.
-		c.log.Error("the server token was rotated on another server, and this one was started with the old one as --token", "error", err)
-		return nil
-	}
 	if err != nil || server.IsZero() {
 		return err
+	}
+	if c.givenIs(server) != nil {
+		c.log.Warn("this server was started with the old token as --token: it needs the new one, or none, at its next start")
 	}
 	return c.mark(server)
 }
@@ -355,9 +353,6 @@ func (c *Component) Sync(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_, err = c.agree(ctx, client, s)
-	if errors.Is(err, ErrToken) {
-		return nil // of the configuration, which counts at the next start
-	}
 	return err
 }
 

@@ -61,7 +61,7 @@ func samples() map[string]given {
 		"node-ip": arg("node-ip=192.0.2.4,2001:db8::4"), "node-external-ip": arg("node-external-ip=198.51.100.4"),
 		"flannel-external-ip": arg("flannel-external-ip"), "flannel-conf": arg("flannel-conf=/f"), "flannel-cni-conf": arg("flannel-cni-conf=/f"),
 		"resolv-conf": arg("resolv-conf=/f"),
-		"server":      arg("server=https://192.0.2.1"), "lb-server-port": arg("lb-server-port=7444"),
+		"server":      arg("server=https://192.0.2.1"), "lb-server-port": arg("lb-server-port=7444"), "virtual-ip": arg("virtual-ip=192.0.2.100"),
 		"agent-token": arg("agent-token=secret"), "agent-token-file": arg("agent-token-file=/f"),
 		"token": arg("token=secret"), "token-file": arg("token-file=/f"),
 		"write-kubeconfig": arg("write-kubeconfig=/k"), "write-kubeconfig-mode": arg("write-kubeconfig-mode=640"),
@@ -199,10 +199,10 @@ func TestAgentFlagsStayInCommon(t *testing.T) {
 }
 
 func TestServerFlagsAreNotAnAgents(t *testing.T) {
-	_, err := LoadAgent(given{args: []string{"https-listen-port=7443"}, files: map[string]string{mainFile: "disable-scheduler: true"}}.input())
+	_, err := LoadAgent(given{args: []string{"https-listen-port=7443"}, files: map[string]string{mainFile: "write-kubeconfig: /k"}}.input())
 	want := "bad configuration, 3 problems:\n" +
 		"  - --https-listen-port: a flag of another command; `knarr agent` does not take it\n" +
-		"  - /etc/knarr/config.yaml:1: disable-scheduler: a key of another command; `knarr agent` does not take it\n" +
+		"  - /etc/knarr/config.yaml:1: write-kubeconfig: a key of another command; `knarr agent` does not take it\n" +
 		"  - --server: is needed: the URL of a server, such as https://192.0.2.10:6443; KNARR_URL or `server:` in the configuration file do as well"
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
