@@ -189,7 +189,7 @@ func postgres(t *testing.T, files tlsFiles) (sock string, port int) {
 	port = freePort(t)
 	daemon(t, as, filepath.Join(bin, "postgres"), "-D", data, "-k", dir, "-p", strconv.Itoa(port), "-h", "127.0.0.1",
 		"-c", "ssl=on", "-c", "ssl_ca_file=ca.crt", "-c", "fsync=off")
-	listening(t, filepath.Join(dir, fmt.Sprint(".s.PGSQL.", port)))
+	listening(t, "unix", filepath.Join(dir, fmt.Sprint(".s.PGSQL.", port)))
 	// It refuses connections until it has recovered, even an empty log.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -213,15 +213,15 @@ func mariadb(t *testing.T) (sock string) {
 	sock = filepath.Join(dir, "s")
 	daemon(t, as, "mariadbd", "--no-defaults", "--datadir="+data, "--socket="+sock, "--skip-networking",
 		"--pid-file="+filepath.Join(dir, "pid"))
-	listening(t, sock)
+	listening(t, "unix", sock)
 	return sock
 }
 
 // listening waits for a server's socket.
-func listening(t *testing.T, sock string) {
+func listening(t *testing.T, network, address string) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; {
-		c, err := net.Dial("unix", sock)
+		c, err := net.Dial(network, address)
 		if err == nil {
 			c.Close()
 			return
@@ -255,6 +255,32 @@ func TestMariaDB(t *testing.T) {
 	traits := sqlTraits
 	traits.ASCIIKeys = true
 	contract.Run(t, traits, func(*testing.T) *clientv3.Client { return client })
+}
+
+// nats runs a NATS server with JetStream on a loopback port, where only who shows a certificate may connect.
+func nats(t *testing.T, files tlsFiles) (port int) {
+	t.Helper()
+	bin, err := exec.LookPath("nats-server")
+	if err != nil {
+		t.Fatal("NATS is not installed: apt-get install nats-server")
+	}
+	port = freePort(t)
+	daemon(t, "root", bin, "--jetstream", "--store_dir", t.TempDir(), "--addr", "127.0.0.1", "--port", strconv.Itoa(port),
+		"--tlsverify", "--tlscert", files.cert, "--tlskey", files.key, "--tlscacert", files.ca)
+	listening(t, "tcp", fmt.Sprint("127.0.0.1:", port))
+	return port
+}
+
+// natsTraits are those of kine's driver for NATS.
+var natsTraits = contract.Traits{NoVersions: true, TextKeys: true, LooseCompaction: true, KeyHistory: true, KeysWithValues: true, BackwardRanges: true}
+
+func TestNATS(t *testing.T) {
+	files := makeTLS(t)
+	client := runStore(t, datastore.Config{
+		Endpoint: fmt.Sprintf("nats://127.0.0.1:%d", nats(t, files)),
+		CAFile:   files.ca, CertFile: files.clientCert, KeyFile: files.clientKey,
+	})
+	contract.Run(t, natsTraits, func(*testing.T) *clientv3.Client { return client })
 }
 
 func TestExternalEtcd(t *testing.T) {

@@ -2,8 +2,8 @@
 // killed or loses power, hundreds of power cuts, a day of a cluster's writes in a minute, and the contract suite over
 // real servers of the external engines.
 //
-// They need root, loop devices, mkfs.btrfs and mkfs.ext4 (Debian: btrfs-progs, e2fsprogs), and the postgresql and
-// mariadb-server packages. They take a few minutes and use local sockets only; whatever they mount is in a mount
+// They need root, loop devices, mkfs.btrfs and mkfs.ext4 (Debian: btrfs-progs, e2fsprogs), and the postgresql,
+// mariadb-server and nats-server packages. They take a few minutes and use local sockets only; whatever they mount is in a mount
 // namespace of their own and goes with them.
 package datastore_test
 

@@ -153,7 +153,10 @@ func testWatchPast(t *testing.T, s *suite) {
 // testWatchMany has several watchers follow several writers, some from the beginning and some from the past: all must
 // see the same, in the order of revisions.
 func testWatchMany(t *testing.T, s *suite) {
-	const writers, each = 6, 30
+	writers, each := 6, 30
+	if s.traits.KeyHistory {
+		each = 8
+	}
 	start := s.ok(t, s.p+"start", "1", 0)
 	var watchers []*watcher
 	for range 5 {
