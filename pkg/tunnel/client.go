@@ -149,6 +149,9 @@ func (c *Client) add(server string, there bool, n int) {
 // keep has a tunnel to server for as long as ctx lasts.
 func (c *Client) keep(ctx context.Context, server string) {
 	limit := notYet
+	if server == c.config.Default {
+		limit = comeBack // it is tried only while there is no other way
+	}
 	for ctx.Err() == nil {
 		// Each round ends when a tunnel that was open has ended, and the next begins with a short wait again.
 		err := retry.Until(ctx, "a tunnel to "+server, retry.Backoff{First: 200 * time.Millisecond, Max: limit}, func(ctx context.Context) (bool, error) {
