@@ -228,6 +228,7 @@ func TestIPv6Only(t *testing.T) {
 		for _, args := range [][]string{
 			{"ip", "-4", "addr", "flush", "dev", "eth0"},
 			{"ip", "addr", "add", fmt.Sprintf("fd00:198:19::%d/64", i+1), "dev", "eth0", "nodad"},
+			{"ip", "route", "add", "default", "via", "fd00:198:19::fe", "dev", "eth0"}, // the kernel sends nothing to a Service without
 		} {
 			_, err := h.Exec(t.Context(), args...)
 			must(t, err)
