@@ -86,7 +86,7 @@ func (p Plan) apiServer(store datastore.Access) apiserver.Config {
 		EtcdCA:                  store.CAFile,
 		EtcdClientCert:          store.CertFile,
 		EtcdClientKey:           store.KeyFile,
-		Alone:                   p.alone(),
+		Alone:                   !p.several(),
 		EnableProfiling:         p.Profiling,
 		ExtraArgs:               p.Args.APIServer.Slice(),
 	}

@@ -65,7 +65,7 @@ func (p Plan) datastore() datastore.Config {
 
 // checkEtcdFlags refuses flags for an embedded etcd that is not there, which the configuration alone does not tell.
 func (p Plan) checkEtcdFlags() error {
-	if p.hasEtcd() || p.Join.Server != "" {
+	if p.hasEtcd() || p.joins() {
 		return nil
 	}
 	const why = "there is no embedded etcd: the datastore is SQLite; begin an etcd cluster with --cluster-init, or remove this"
@@ -77,9 +77,6 @@ func (p Plan) checkEtcdFlags() error {
 	}
 	return nil
 }
-
-// alone tells whether this is the cluster's only server: SQLite cannot be shared.
-func (p Plan) alone() bool { return p.Datastore.Embedded() && !p.hasEtcd() }
 
 // hasEtcd tells whether the store is an etcd in this process.
 func (p Plan) hasEtcd() bool { return p.Store.Endpoint == datastore.EmbeddedEtcd }

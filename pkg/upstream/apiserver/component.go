@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/spf13/pflag"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/egressselector"
@@ -60,11 +59,7 @@ type Component struct {
 func New(c Config, seams Seams) (*Component, error) {
 	s := options.NewServerRunOptions()
 	named := s.Flags()
-	sets := make([]*pflag.FlagSet, 0, len(named.Order))
-	for _, name := range named.Order {
-		sets = append(sets, named.FlagSets[name])
-	}
-	if err := argv.Parse(argsFlag, c.Args(), sets...); err != nil {
+	if err := argv.ParseNamed(argsFlag, c.Args(), &named); err != nil {
 		return nil, err
 	}
 	return &Component{options: s, seams: seams, up: make(chan struct{})}, nil

@@ -50,10 +50,6 @@ func (c Config) Args() []string {
 	if c.AdvertiseAddress.IsValid() {
 		advertise = c.AdvertiseAddress.String()
 	}
-	cidrs := make([]string, len(c.ServiceCIDRs))
-	for i, p := range c.ServiceCIDRs {
-		cidrs[i] = p.String()
-	}
 	reconciler, gates := "", ""
 	if c.Alone {
 		// By leases in the datastore an API server that died is found out by the others, and peers find each other to proxy
@@ -71,7 +67,7 @@ func (c Config) Args() []string {
 		"etcd-cafile", c.EtcdCA,
 		"etcd-certfile", c.EtcdClientCert,
 		"etcd-keyfile", c.EtcdClientKey,
-		"service-cluster-ip-range", strings.Join(cidrs, ","),
+		"service-cluster-ip-range", argv.Join(c.ServiceCIDRs),
 		"service-node-port-range", c.NodePortRange,
 		// Who is there: certificates, service accounts, bootstrap tokens, front proxies; nobody anonymously.
 		"anonymous-auth", "false",

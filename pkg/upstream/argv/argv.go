@@ -100,6 +100,24 @@ func Parse(flag string, args []string, sets ...*pflag.FlagSet) error {
 	return nil
 }
 
+// ParseNamed is Parse with flag sets as upstream groups them.
+func ParseNamed(flag string, args []string, named *cliflag.NamedFlagSets) error {
+	sets := make([]*pflag.FlagSet, 0, len(named.Order))
+	for _, name := range named.Order {
+		sets = append(sets, named.FlagSets[name])
+	}
+	return Parse(flag, args, sets...)
+}
+
+// Join is a list of things as the value of one argument.
+func Join[T fmt.Stringer](list []T) string {
+	texts := make([]string, len(list))
+	for i, item := range list {
+		texts[i] = item.String()
+	}
+	return strings.Join(texts, ",")
+}
+
 // Problems joins the errors of a component's own validation into one UsageError, or nil.
 func Problems(flag string, errs []error) error {
 	if err := errors.Join(errs...); err != nil {

@@ -2,6 +2,7 @@ package argv
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -35,5 +36,14 @@ func TestParseNamesTheFlag(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+func TestJoin(t *testing.T) {
+	if got := Join([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}); got != "10.0.0.0/8,fd00::/8" {
+		t.Errorf("got %s", got)
+	}
+	if got := Join[netip.Prefix](nil); got != "" {
+		t.Errorf("nothing is %q", got)
 	}
 }

@@ -11,9 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 
-	"github.com/spf13/pflag"
 	"k8s.io/client-go/kubernetes"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
@@ -57,8 +55,8 @@ func (c Config) Args() []string {
 		"use-service-account-credentials", "true",
 		"controllers", "*,token-cleaner-controller",
 		"allocate-node-cidrs", "true",
-		"cluster-cidr", prefixes(c.ClusterCIDRs),
-		"service-cluster-ip-range", prefixes(c.ServiceCIDRs),
+		"cluster-cidr", argv.Join(c.ClusterCIDRs),
+		"service-cluster-ip-range", argv.Join(c.ServiceCIDRs),
 		"root-ca-file", c.RootCA,
 		"service-account-private-key-file", c.ServiceAccountKey,
 		"flex-volume-plugin-dir", c.FlexVolumeDir,
@@ -71,14 +69,6 @@ func (c Config) Args() []string {
 		"cluster-signing-legacy-unknown-cert-file", c.ServingCA,
 		"cluster-signing-legacy-unknown-key-file", c.ServingCAKey,
 	).Merge(c.ExtraArgs)
-}
-
-func prefixes(list []netip.Prefix) string {
-	s := make([]string, len(list))
-	for i, p := range list {
-		s[i] = p.String()
-	}
-	return strings.Join(s, ",")
 }
 
 // API is how controllers reach the API.
@@ -101,11 +91,7 @@ func New(c Config, api API) (*Component, error) {
 	}
 	named := o.Flags(app.KnownControllers(), app.ControllersDisabledByDefault(), app.ControllerAliases())
 	o.ParsedFlags = &named
-	sets := make([]*pflag.FlagSet, 0, len(named.Order))
-	for _, name := range named.Order {
-		sets = append(sets, named.FlagSets[name])
-	}
-	if err := argv.Parse(argsFlag, c.Args(), sets...); err != nil {
+	if err := argv.ParseNamed(argsFlag, c.Args(), &named); err != nil {
 		return nil, err
 	}
 	return &Component{o, api}, nil

@@ -12,7 +12,6 @@ import (
 	"context"
 	"net/netip"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/pflag"
 	"k8s.io/kubernetes/cmd/kube-proxy/app"
@@ -45,15 +44,11 @@ type Config struct {
 
 // Args is the argument list, the user's last.
 func (c Config) Args() []string {
-	cidrs := make([]string, len(c.ClusterCIDRs))
-	for i, p := range c.ClusterCIDRs {
-		cidrs[i] = p.String()
-	}
 	list := argv.List{}.With(
 		"kubeconfig", cmp.Or(c.Steady, c.Kubeconfig),
 		"hostname-override", c.NodeName,
 		"proxy-mode", c.Mode,
-		"cluster-cidr", strings.Join(cidrs, ","),
+		"cluster-cidr", argv.Join(c.ClusterCIDRs),
 		"healthz-bind-address", "127.0.0.1:10256",
 		"oom-score-adj", strconv.Itoa(c.OOMScoreAdj),
 	)

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
@@ -68,11 +67,7 @@ type Component struct {
 // New parses the configuration. The error, an argv.UsageError, names an argument that upstream does not take.
 func New(c Config, api API) (*Component, error) {
 	o := options.NewOptions()
-	sets := make([]*pflag.FlagSet, 0, len(o.Flags.Order))
-	for _, name := range o.Flags.Order {
-		sets = append(sets, o.Flags.FlagSets[name])
-	}
-	if err := argv.Parse(argsFlag, c.Args(), sets...); err != nil {
+	if err := argv.ParseNamed(argsFlag, c.Args(), o.Flags); err != nil {
 		return nil, err
 	}
 	return &Component{o, api}, nil
