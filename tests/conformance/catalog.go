@@ -85,7 +85,7 @@ func buildImages(built, archive string) error {
 	if _, err := os.Stat(archive); err == nil {
 		return nil
 	}
-	root, err := rootLayer(filepath.Join(built, "debs"))
+	root, err := rootLayer(filepath.Join(built, "debs"), filepath.Join(built, "sh"))
 	if err != nil {
 		return fmt.Errorf("make the root file system of the images: %w", err)
 	}

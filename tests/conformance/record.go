@@ -81,7 +81,8 @@ var unsafe = regexp.MustCompile(`[^A-Za-z0-9]+`)
 // failure is the file with the output of a failed test.
 func (r *record) failure(name string) string {
 	slug := strings.Trim(unsafe.ReplaceAllString(name, "-"), "-")
-	return filepath.Join(r.dir, "failed", slug[:min(len(slug), 200)]+".log")
+	// Long names differ at their ends; a file's name may have 255 bytes.
+	return filepath.Join(r.dir, "failed", slug[max(0, len(slug)-200):]+".log")
 }
 
 // missing are the tests that have not passed.

@@ -27,8 +27,6 @@ var unwanted = []string{"usr/share/doc/", "usr/share/man/", "usr/share/locale/",
 var rootFiles = []images.File{
 	{Name: "tmp/", Mode: 0o1777},
 	{Name: "usr/bin/nc", Link: "nc.openbsd", Mode: 0o777},
-	// Of Debian's shells only bash hands on variables with names like "data-1".
-	{Name: "usr/bin/sh", Link: "bash", Mode: 0o777},
 	{Name: "uploads/", Mode: 0o755},
 	{Name: "etc/passwd", Mode: 0o644, Data: []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\nwww-data:x:33:33:www-data:/var/www:/bin/false\nuser-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh\n")},
 	{Name: "etc/group", Mode: 0o644, Data: []byte("root:x:0:\nnogroup:x:65534:\nwww-data:x:33:\nuser-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n")},
@@ -37,8 +35,9 @@ var rootFiles = []images.File{
 }
 
 // rootLayer is the root file system under most of the images: Debian packages
-// unpacked, and busybox for every command that those have not.
-func rootLayer(debs string) ([]byte, error) {
+// unpacked, a shell of our own choice, and busybox for every command that those
+// have not.
+func rootLayer(debs, shell string) ([]byte, error) {
 	packages, err := filepath.Glob(filepath.Join(debs, "*.deb"))
 	if err != nil {
 		return nil, fmt.Errorf("list Debian packages: %w", err)
@@ -55,6 +54,11 @@ func rootLayer(debs string) ([]byte, error) {
 	for _, f := range rootFiles {
 		root[f.Name] = f
 	}
+	program, err := os.ReadFile(shell)
+	if err != nil {
+		return nil, fmt.Errorf("read the shell: %w", err)
+	}
+	root["usr/bin/sh"] = images.File{Name: "usr/bin/sh", Data: program, Mode: 0o755}
 	for _, dir := range merged {
 		root[dir] = images.File{Name: dir, Link: "usr/" + dir, Mode: 0o777}
 		root["usr/"+dir+"/"] = images.File{Name: "usr/" + dir + "/", Mode: 0o755}
