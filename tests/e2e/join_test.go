@@ -264,6 +264,11 @@ func (j *joined) orphan() {
 		}
 		return fmt.Errorf("status:\n%s", out)
 	})
+	took := time.Since(began)
+	j.t.Logf("the kubelet runs %.1f s after the start without a server", took.Seconds())
+	if took >= 15*time.Second {
+		j.t.Errorf("the kubelet waited for what only a server knows: it runs after %v", took)
+	}
 	j.stays("the pod without a server", func() error {
 		if after := j.containers(); after != before {
 			return fmt.Errorf("containers were %s and are %s", before, after)
