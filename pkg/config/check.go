@@ -107,6 +107,7 @@ func (l *loader) checkEtcd(s *Server) {
 			l.conflict(name, "is for the embedded etcd, and --datastore-endpoint names another datastore; remove one of them")
 		}
 	}
+	l.checkRoles(s)
 	if l.given("server") && s.Datastore.ClusterInit {
 		l.conflict("cluster-init", "begins a cluster, and --server joins one; remove one of them")
 	}
@@ -118,6 +119,23 @@ func (l *loader) checkEtcd(s *Server) {
 	}
 	if l.given("cluster-reset-restore-path") && !s.Datastore.ClusterReset {
 		l.conflict("cluster-reset-restore-path", "needs --cluster-reset as well")
+	}
+}
+
+// checkRoles sees to it that a server without etcd has another's, and that one without an API has an etcd.
+func (l *loader) checkRoles(s *Server) {
+	if !s.Components.Etcd {
+		if !l.given("server") {
+			l.conflict("disable-etcd", "needs --server as well: the URL of a server with an embedded etcd")
+		}
+		for _, name := range []string{"datastore-endpoint", "cluster-init", "disable-apiserver"} {
+			if l.given(name) && !l.off(name) {
+				l.conflict("disable-etcd", "is for a server whose state is in the embedded etcd of others; remove it, or --%s", name)
+			}
+		}
+	}
+	if !s.Components.APIServer && l.given("datastore-endpoint") {
+		l.conflict("disable-apiserver", "leaves the embedded etcd alone, and --datastore-endpoint names another datastore; remove one of them")
 	}
 }
 

@@ -65,7 +65,7 @@ func TestDefaults(t *testing.T) {
 			Schedule: "0 */12 * * *", Scheduled: true, BeforeUpgrade: true, Retention: 5, Name: "knarr", Compression: "default",
 			S3: BackupS3{Endpoint: "s3.amazonaws.com", Lookup: "auto", Region: "us-east-1", Retention: 5, Timeout: 5 * time.Minute},
 		},
-		Components: Components{Scheduler: true, CloudController: true, KubeProxy: true, NetworkPolicy: true, HelmController: true, Agent: true, RestAfter: 5 * time.Minute},
+		Components: Components{Scheduler: true, CloudController: true, KubeProxy: true, NetworkPolicy: true, HelmController: true, APIServer: true, ControllerManager: true, Etcd: true, Agent: true, RestAfter: 5 * time.Minute},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

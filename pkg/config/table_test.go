@@ -73,6 +73,8 @@ func samples() map[string]given {
 		"always-on":          arg("always-on=traefik"), "rest-after": arg("rest-after=30s"),
 		"default-local-storage-path": arg("default-local-storage-path=/mnt/volumes"),
 		"disable-scheduler":          arg("disable-scheduler"), "disable-cloud-controller": arg("disable-cloud-controller"),
+		"disable-apiserver": arg("disable-apiserver"), "disable-controller-manager": arg("disable-controller-manager"),
+		"disable-etcd":       arg("server=https://192.0.2.1", "disable-etcd"),
 		"disable-kube-proxy": arg("disable-kube-proxy"), "disable-network-policy": arg("disable-network-policy"), "disable-agent": arg("disable-agent"), "disable-helm-controller": arg("disable-helm-controller"),
 		"kube-apiserver-arg": arg("kube-apiserver-arg=v=4"), "kube-controller-manager-arg": arg("kube-controller-manager-arg=v=4"),
 		"kube-scheduler-arg": arg("kube-scheduler-arg=v=4"),

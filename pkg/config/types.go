@@ -223,6 +223,11 @@ type Components struct {
 	KubeProxy       bool
 	NetworkPolicy   bool
 	HelmController  bool
+	// APIServer, ControllerManager and Etcd are the roles that servers can
+	// share out among them.
+	APIServer         bool
+	ControllerManager bool
+	Etcd              bool
 	// Agent is the node beside the control plane.
 	Agent bool
 	// LocalStorage is the absolute path where nodes keep local volumes; "" for

@@ -90,8 +90,10 @@ func (s *Server) serveServer(w http.ResponseWriter, r *http.Request) error {
 		return refuse(http.StatusForbidden, "this token joins agents only: take the one in server/token of a server's data-dir, which `knarr token join-command --role server` prints")
 	}
 	node := r.Header.Get(headerNode)
-	if _, err := s.admit(r.Context(), node, r.Header.Get(headerPassword)); err != nil {
-		return err
+	if !s.config.Apart {
+		if _, err := s.admit(r.Context(), node, r.Header.Get(headerPassword)); err != nil {
+			return err
+		}
 	}
 	b, err := s.config.Bundle(r.Context())
 	if err != nil {

@@ -46,6 +46,8 @@ type Cluster struct {
 	ClientCA []byte `json:"clientCA"`
 	// Servers are the addresses of the servers, "host:port".
 	Servers []string `json:"servers,omitempty"`
+	// Etcd is what a server without an etcd of its own keeps: client URLs of the others' members, out of the [Bundle].
+	Etcd []string `json:"etcd,omitempty"`
 }
 
 // certificateRequest asks for one of the node's certificates.

@@ -32,6 +32,9 @@ type ServerConfig struct {
 	Client func() (kubernetes.Interface, error)
 	// Bundle is the answer to those who may become servers.
 	Bundle func(ctx context.Context) (Bundle, error)
+	// Apart is set where there is no API: servers may join, agents cannot, and names of nodes are looked at by the servers
+	// at which they register.
+	Apart bool
 	// Tunnel takes the requests of agents for PathTunnel.
 	Tunnel func(w http.ResponseWriter, r *http.Request, node string) error
 }

@@ -99,6 +99,9 @@ func first(ips []netip.Addr) string {
 
 // addons is what knarr status shows of the manifests.
 func (p Parts) addons() *control.Addons {
+	if p.Addons == nil {
+		return nil
+	}
 	s := p.Addons.Summary()
 	shown := &control.Addons{Total: s.Total}
 	for _, t := range s.Trouble {

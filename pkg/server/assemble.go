@@ -44,9 +44,18 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 
 	gate := p.gate(store, log)
 	var shared agent.Shared // what serves metrics or makes backups asks for its client when it needs it
-	client := func() (kubernetes.Interface, error) { return shared.Client() }
+	client := func() (kubernetes.Interface, error) {
+		if !p.Components.APIServer {
+			return nil, errNoAPI
+		}
+		return shared.Client()
+	}
 	if p.Backup.Scheduled {
 		g.Add(backup.NewScheduler(p.backups(client, log), log), lifecycle.After(db))
+	}
+	if !p.Components.APIServer {
+		g.Add(p.supervisor(gate, log), lifecycle.After(db, keys))
+		return parts, nil
 	}
 	kube, err := apiserver.New(p.apiServer(store.Access()), apiserver.Seams{
 		EtcdDial: func() apiserver.Dial { return store.Access().Dial }, NodeDial: gate.tunnels.DialContext, Front: p.front(gate, log),

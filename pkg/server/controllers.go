@@ -47,11 +47,13 @@ func (p Plan) addLoops(g *lifecycle.Group, after []lifecycle.Ref, kube *apiserve
 		g.Add(lifecycle.Restarted(c, log), lifecycle.After(after...), lifecycle.Optional())
 	}
 
-	manager, err := controllermanager.New(p.controllerManager(), kube)
-	if err != nil {
-		return err
+	if p.Components.ControllerManager {
+		manager, err := controllermanager.New(p.controllerManager(), kube)
+		if err != nil {
+			return err
+		}
+		required(manager, lifecycle.Grace(managerGrace))
 	}
-	required(manager, lifecycle.Grace(managerGrace))
 	if p.Components.Scheduler {
 		s, err := scheduler.New(p.scheduler(), kube)
 		if err != nil {

@@ -58,6 +58,7 @@ func (p Plan) gate(store *datastore.Component, log *slog.Logger) gate {
 			}
 			return nil, errNotOpen
 		},
+		Apart:  !p.Components.APIServer,
 		Tunnel: g.tunnels.Serve,
 	}, log)
 	return g
@@ -69,7 +70,7 @@ func (p Plan) forMembers() join.Cluster {
 	for _, s := range p.Shared() {
 		c.Settings = append(c.Settings, join.Setting(s))
 	}
-	if a := p.AdvertiseAddress(p.HostIPs...); a.IsValid() {
+	if a := p.AdvertiseAddress(p.HostIPs...); a.IsValid() && p.Components.APIServer {
 		c.Servers = []string{net.JoinHostPort(a.String(), strconv.Itoa(int(p.Listener.Port)))}
 	}
 	return c

@@ -66,7 +66,7 @@ func (p *Plan) state() join.State {
 // member tells whether this server has what one needs: the authorities and, of an embedded etcd, its part.
 func (p *Plan) member() bool {
 	_, err := os.Stat(p.certificates().CAPair(pki.ServerCA).Key)
-	return err == nil && (p.hasEtcd() || !p.Datastore.Embedded())
+	return err == nil && (p.inEtcd() || !p.Datastore.Embedded())
 }
 
 // sharedFiles are the files that servers have in common.
@@ -108,6 +108,7 @@ func (p *Plan) enter(ctx context.Context, client *join.Client, state join.State,
 	if err := p.differences(known); err != nil {
 		return nil, err // before anything is kept
 	}
+	known.Etcd = bundle.Etcd
 	return &known, p.take(bundle)
 }
 
@@ -145,6 +146,10 @@ func (p *Plan) take(b join.Bundle) error {
 		return fmt.Errorf("the server at %s keeps the cluster's state in SQLite, which one server can use: start that with --cluster-init, which moves it to an embedded etcd, and then this one again", p.Join.Server)
 	case len(b.Etcd) == 0:
 		return fmt.Errorf("the server at %s uses a %s: give this one the same --datastore-endpoint", p.Join.Server, b.Datastore)
+	case p.elsewhere():
+		if err := p.useEtcd(b.Etcd); err != nil {
+			return err
+		}
 	default:
 		p.Store.Endpoint = datastore.EmbeddedEtcd
 		p.Store.Etcd.Join = b.Etcd
@@ -172,12 +177,35 @@ func (p *Plan) refresh(ctx context.Context, client *join.Client, known *join.Clu
 	ctx, cancel := context.WithTimeout(ctx, refreshLimit)
 	defer cancel()
 	fresh, err := client.Cluster(ctx)
+	if err == nil {
+		fresh.Etcd = known.Etcd
+		*known = fresh
+		if p.elsewhere() {
+			err = p.followEtcd(ctx, client, known)
+		}
+	}
 	if err != nil {
 		log.Info("starting with what is known of the cluster", "server", client.URL.Host, "error", err)
-		return nil
 	}
-	*known = fresh
+	if p.elsewhere() {
+		return p.useEtcd(known.Etcd)
+	}
 	return nil
+}
+
+// followEtcd learns which servers have the etcd now.
+func (p *Plan) followEtcd(ctx context.Context, client *join.Client, known *join.Cluster) error {
+	state := p.state()
+	password, err := state.Password()
+	if err != nil {
+		return err
+	}
+	client.Password = password
+	b, err := client.Bundle(ctx)
+	if err == nil && len(b.Etcd) > 0 {
+		known.Etcd = b.Etcd
+	}
+	return err
 }
 
 // settle compares the settings with what this server was told, and takes the others over.

@@ -17,7 +17,7 @@ const (
 )
 
 // several tells whether the datastore is one that several servers can use. Where it is not, there is no lease.
-func (p Plan) several() bool { return p.hasEtcd() || !p.Datastore.Local() }
+func (p Plan) several() bool { return p.inEtcd() || !p.Datastore.Local() }
 
 // elector is what has the control loops run on one of the servers.
 func (p Plan) elector(s agent.Shared, loops func(*lifecycle.Group, ...lifecycle.Ref) error, log *slog.Logger) *leader.Elector {

@@ -39,7 +39,7 @@ func (p Plan) certificates() pki.Config {
 	return pki.Config{
 		DataDir:          p.Dir.Root(),
 		Agent:            p.Components.Agent,
-		Etcd:             p.hasEtcd(),
+		Etcd:             p.inEtcd(),
 		NodeName:         p.NodeName,
 		NodeIPs:          append(p.nodeIPs(), p.Node.ExternalIPs.Slice()...),
 		AdvertiseAddress: p.AdvertiseAddress(p.HostIPs...),

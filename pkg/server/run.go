@@ -98,15 +98,18 @@ func newPlan(c config.Server) (Plan, error) {
 	if p.Store, err = DatastoreConfig(c); err != nil {
 		return Plan{}, err
 	}
-	return p, errors.Join(p.checkEtcdFlags(), p.checkVirtualIP())
+	err = errors.Join(p.checkRoles(), p.checkEtcdFlags(), p.checkVirtualIP())
+	return p, err
 }
 
 // boot is what the boot screen shows.
 func (p Plan) boot(start time.Time) logging.BootConfig {
 	store := "SQLite in " + p.Dir.DB()
 	switch {
-	case p.hasEtcd(), p.joins() && p.Datastore.Embedded():
+	case p.hasEtcd(), p.joins() && p.Datastore.Embedded() && !p.elsewhere():
 		store = "etcd in " + p.Dir.DB()
+	case p.elsewhere():
+		store = "etcd of other servers"
 	case !p.Datastore.Embedded():
 		store = "external"
 	}

@@ -25,7 +25,7 @@ func (p Plan) addStore(g *lifecycle.Group, base lifecycle.Ref, store *datastore.
 	if err != nil {
 		return keys, db, err
 	}
-	if p.hasEtcd() {
+	if p.inEtcd() {
 		keys = g.Add(own, lifecycle.After(base))
 		db = g.Add(store, lifecycle.After(base, keys))
 		parts.Shared = bootstrap.New(c, log)
@@ -53,7 +53,7 @@ func (p Plan) shared(store *datastore.Component) (bootstrap.Config, error) {
 			return c, fmt.Errorf("--token: %w", err)
 		}
 	}
-	if p.hasEtcd() {
+	if p.inEtcd() {
 		return c, nil // who joins compares with the server that it joins
 	}
 	for _, s := range p.Shared() {
