@@ -228,6 +228,7 @@ func conflictProblems() []problemCase {
 		args("alsologtostderr without log", "alsologtostderr"),
 		args("arguments of what does not run", "disable-scheduler", "kube-scheduler-arg=v=4",
 			"disable-kube-proxy", "kube-proxy-arg=v=4"),
+		args("roles that leave nothing", "disable-etcd", "disable-apiserver", "datastore-endpoint=postgres://db/knarr"),
 		args("arguments of a node that does not run", "disable-agent", "kubelet-arg=v=4"),
 		args("bad values are not compared", "cluster-cidr=10.42.0.0/99", "cluster-dns=x", "advertise-address=2001:db8::1"),
 	}
