@@ -34,7 +34,9 @@ func sharedFlags() []sharedFlag {
 		{"disable", func(s *Server) string { return sorted(s.Components.Disabled) }},
 		// A server without an API has neither, whatever it was told.
 		{"disable-scheduler", func(s *Server) string { return strconv.FormatBool(!s.Components.Scheduler && s.Components.APIServer) }},
-		{"disable-controller-manager", func(s *Server) string { return strconv.FormatBool(!s.Components.ControllerManager && s.Components.APIServer) }},
+		{"disable-controller-manager", func(s *Server) string {
+			return strconv.FormatBool(!s.Components.ControllerManager && s.Components.APIServer)
+		}},
 		{"disable-cloud-controller", func(s *Server) string { return strconv.FormatBool(!s.Components.CloudController) }},
 		{"disable-helm-controller", func(s *Server) string { return strconv.FormatBool(!s.Components.HelmController) }},
 		{"default-local-storage-path", func(s *Server) string { return s.Components.LocalStorage }},
