@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -115,9 +117,42 @@ func layerOf(p string) int {
 	})
 }
 
+// documented are the packages that the table in docs/architecture.md names, below pkg/; `a/{b,c}` stands for two.
+func documented(t *testing.T) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root(t), "docs", "architecture.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, "| L") {
+			continue
+		}
+		for i, word := range strings.Split(line, "`") {
+			if i%2 == 0 {
+				continue
+			}
+			dir, list, ok := strings.Cut(strings.TrimSuffix(word, "}"), "{")
+			for _, name := range strings.Split(list, ",") {
+				names = append(names, dir+name)
+			}
+			if !ok {
+				names = append(names, word)
+			}
+		}
+	}
+	return names
+}
+
 func TestImportsGoDownward(t *testing.T) {
+	told := documented(t)
 	for _, p := range product(t) {
 		name := own(p.ImportPath)
+		below, inside := strings.CutPrefix(name, "pkg/")
+		if inside && !slices.ContainsFunc(told, func(d string) bool { return below == d || strings.HasPrefix(below, d+"/") }) {
+			t.Errorf("%s is not in the table of docs/architecture.md", name)
+		}
 		at := layerOf(name)
 		if at < 0 {
 			t.Errorf("%s is in no layer: add it to the table in tests/arch and to docs/architecture.md", name)
