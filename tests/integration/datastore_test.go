@@ -2,8 +2,12 @@ package integration
 
 import (
 	"encoding/json"
+	"errors"
+	"io"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -88,6 +92,7 @@ func TestUpgradeDamageAndRestore(t *testing.T) {
 	}
 	c := start(t, s)
 	keep(t, c, "later")
+	seen := newest(t, c)
 	if _, err := s.Command(t.Context(), "datastore", "check"); err != nil {
 		t.Error(err)
 	}
@@ -107,6 +112,28 @@ func TestUpgradeDamageAndRestore(t *testing.T) {
 	if !has(t, c, "kept") || has(t, c, "later") {
 		t.Errorf("after the restore: kept %t, later %t", has(t, c, "kept"), has(t, c, "later"))
 	}
+	if now := newest(t, c); now <= seen {
+		t.Errorf("after the restore the revision is %d; clients saw %d before", now, seen)
+	}
+	w, err := c.CoreV1().ConfigMaps("default").Watch(t.Context(), metav1.ListOptions{ResourceVersion: strconv.FormatInt(seen, 10)})
+	if err == nil {
+		e := <-w.ResultChan()
+		w.Stop()
+		err = apierrors.FromObject(e.Object)
+	}
+	if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
+		t.Errorf("who watches from a revision of before the restore is told %v, want that it is gone", err)
+	}
+}
+
+// newest is the revision that a client knows after it listed something.
+func newest(t *testing.T, c *cluster.Client) int64 {
+	t.Helper()
+	l, err := c.CoreV1().ConfigMaps("default").List(t.Context(), metav1.ListOptions{})
+	must(t, err)
+	rev, err := strconv.ParseInt(l.ResourceVersion, 10, 64)
+	must(t, err)
+	return rev
 }
 
 // TestEmbeddedEtcd begins a cluster on a server that has a SQLite database, backs it up, and begins anew with that backup.
@@ -114,13 +141,22 @@ func TestEmbeddedEtcd(t *testing.T) {
 	s := alone(t, "etcd")
 	keep(t, start(t, s), "from-sqlite")
 	stop(t, s)
-	s.Args = append(s.Args, "--cluster-init")
+	s.Args = append(s.Args, "--etcd-expose-metrics", "--etcd-arg=quota-backend-bytes=1073741824", "--cluster-init")
 	c := start(t, s)
 	if !has(t, c, "from-sqlite") {
 		t.Error("what SQLite held is not in etcd")
 	}
 	if got := engine(t, s); got != "etcd-embedded" {
 		t.Errorf("the engine is %s", got)
+	}
+	web := s.Host.HTTPClient(10 * time.Second)
+	defer web.CloseIdleConnections()
+	r, err := web.Get("http://127.0.0.1:2381/metrics")
+	must(t, err)
+	metrics, err := io.ReadAll(r.Body)
+	must(t, errors.Join(err, r.Body.Close()))
+	if !strings.Contains(string(metrics), "etcd_server_quota_backend_bytes 1.073741824e+09") {
+		t.Errorf("the metrics do not tell of the quota that was asked for: %.500s", metrics)
 	}
 	file := backedUp(t, s)
 	keep(t, c, "after-backup")
