@@ -56,6 +56,7 @@ type Balancer struct {
 	servers []string
 	current string // the one that served last; it is tried first, so that connections do not wander
 	resting map[string]time.Time
+	dead    map[string]bool     // servers said to be down, and not up since
 	open    map[net.Conn]string // to servers
 	changed chan struct{}       // closed and replaced when servers change
 }
@@ -64,7 +65,7 @@ type Balancer struct {
 func New(c Config, log *slog.Logger) *Balancer {
 	return &Balancer{
 		config: c, log: log, servers: slices.Clone(c.Servers), resting: make(map[string]time.Time),
-		open: make(map[net.Conn]string), changed: make(chan struct{}),
+		dead: make(map[string]bool), open: make(map[net.Conn]string), changed: make(chan struct{}),
 	}
 }
 
@@ -111,24 +112,33 @@ func (b *Balancer) Down(server string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.resting[server] = time.Now().Add(restFor)
+	b.dead[server] = true
 	if b.current == server {
 		b.current = ""
 	}
 	if !slices.ContainsFunc(b.servers, func(s string) bool { return s != server }) {
 		return
 	}
+	b.cut()
+}
+
+// cut ends the connections to dead servers; mu is held.
+func (b *Balancer) cut() {
 	for conn, to := range b.open {
-		if to == server {
+		if b.dead[to] {
 			_ = conn.Close() // the goroutines that use it report nothing: the end of a connection is no news
 		}
 	}
 }
 
-// Up says that a server is alive.
+// Up says that a server is alive. Whoever is still connected to one that died when it was the only one, such as the same
+// server at the address that it had before, is cut off now.
 func (b *Balancer) Up(server string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.resting, server)
+	delete(b.dead, server)
+	b.cut()
 }
 
 // Run serves until ctx ends. It is ready when it listens: that a server can be reached is not for it to promise, since a
@@ -248,6 +258,7 @@ func (b *Balancer) served(server string) {
 	defer b.mu.Unlock()
 	b.current = server
 	delete(b.resting, server)
+	delete(b.dead, server)
 }
 
 // Failed says that a server does not do: it is tried last for a while. Connections to it stay.

@@ -129,6 +129,32 @@ func TestTheOnlyServerIsNotCutOff(t *testing.T) {
 	}
 }
 
+// A server that is there again at another address ends what hangs at the former one; one that is there again does not.
+func TestAServerMoves(t *testing.T) {
+	old, fresh := serve(t, "127.0.0.1:0", "old"), serve(t, "127.0.0.1:0", "fresh")
+	b, address := running(t, Config{Default: fresh.Addr().String(), Servers: []string{old.Addr().String()}})
+	r, conn, name := client(t, address)
+	if name != "old" {
+		t.Fatalf("%s answers", name)
+	}
+	b.Down(old.Addr().String())
+	b.Up(old.Addr().String())
+	b.Up(fresh.Addr().String())
+	fmt.Fprintln(conn, "still there")
+	if text, err := r.ReadString('\n'); err != nil || text != "still there\n" {
+		t.Errorf("got %q, %v", text, err)
+	}
+	b.Down(old.Addr().String())
+	b.Up(fresh.Addr().String())
+	if text, err := r.ReadString('\n'); err == nil {
+		t.Errorf("a connection to the dead server goes on: %q", text)
+	}
+	old.Close()
+	if _, _, name := client(t, address); name != "fresh" {
+		t.Errorf("%s answers", name)
+	}
+}
+
 // TestClientsWaitForAServer connects while there is none, which comes back meanwhile.
 func TestClientsWaitForAServer(t *testing.T) {
 	one := serve(t, "127.0.0.1:0", "one")

@@ -225,3 +225,27 @@ func TestDeleted(t *testing.T) {
 		}
 	})
 }
+
+func TestPublished(t *testing.T) {
+	was := []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0.1"}, {Type: corev1.NodeHostName, Address: "a"}}
+	client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Status: corev1.NodeStatus{Addresses: was}})
+	if !Published(t.Context(), client, "a", []netip.Addr{netip.MustParseAddr("10.0.0.1")}) {
+		t.Error("addresses that are there are not seen")
+	}
+	fresh := []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}
+	seen := make(chan bool, 1)
+	go func() { seen <- Published(t.Context(), client, "a", fresh) }()
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
+		{Type: corev1.NodeInternalIP, Address: "10.0.0.2"}, {Type: corev1.NodeInternalIP, Address: "fd00::2"}}}}
+	if _, err := client.CoreV1().Nodes().UpdateStatus(t.Context(), n, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if !<-seen {
+		t.Error("addresses that came are not seen")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if Published(ctx, client, "a", fresh[:1]) {
+		t.Error("addresses that are not there are seen")
+	}
+}
