@@ -161,7 +161,7 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	case engineEmbeddedEtcd:
 		return c.runEmbeddedEtcd(ctx, ready)
 	}
-	b, err := c.engine.open(ctx, c.config, c.log)
+	b, err := c.openEngine(ctx)
 	if err != nil && ctx.Err() != nil {
 		return nil // asked to stop while waiting for the store
 	}

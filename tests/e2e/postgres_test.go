@@ -45,7 +45,7 @@ func runPostgres(t *testing.T) string {
 // TestServersOnPostgres is two servers that start at the same moment on one empty database.
 func TestServersOnPostgres(t *testing.T) {
 	endpoint := runPostgres(t)
-	args := []string{"--datastore-endpoint", endpoint, "--token", "of-both", "--disable", "metrics-server,traefik"}
+	args := []string{"--datastore-endpoint", endpoint, "--token", "of-both", "--disable", unneeded}
 	one, two := own(t, "pg-one", lab.Options{}), own(t, "pg-two", lab.Options{})
 	for _, s := range []*cluster.Server{one, two} {
 		s.Args = args
@@ -99,7 +99,7 @@ func mustClient(t *testing.T, s *cluster.Server) *cluster.Client {
 // strangers are servers that the cluster in the database does not take.
 func strangers(t *testing.T, args []string) {
 	t.Helper()
-	s := own(t, "pg-stranger", lab.Options{})
+	s := lean(t, "pg-stranger")
 	for _, c := range []struct {
 		name string
 		args []string

@@ -22,6 +22,15 @@ import (
 // that does nothing else (docs/high-availability.md has the figures); here four machines and the tests share one.
 const back = 10 * time.Second
 
+// unneeded is what these tests do without, to have machines start sooner.
+const unneeded = "coredns,local-storage,metrics-server,runtimes,servicelb,traefik"
+
+// lean is a machine that runs no pods of the tests, and has no images for them.
+func lean(t *testing.T, name string) *cluster.Server {
+	t.Helper()
+	return cluster.Require(t, suite.lab, name, lab.Options{}, suite.binary, nil)
+}
+
 // servers is a cluster of several servers and an agent.
 type servers struct {
 	*env
@@ -37,11 +46,11 @@ type servers struct {
 // TestServers is three servers with an embedded etcd and an agent. Servers die, are cut off and replaced while somebody
 // writes by way of the agent's load balancer and a pod runs.
 func TestServers(t *testing.T) {
-	first := own(t, "ha-one", lab.Options{})
+	first := lean(t, "ha-one")
 	s := &servers{top: t, all: []*cluster.Server{first}, agent: own(t, "ha-agent", lab.Options{})}
 	address := first.Host.Addr().String()
 	s.vip = address[:strings.LastIndex(address, ".")+1] + "240"
-	first.Args = []string{"--cluster-init", "--virtual-ip", s.vip, "--disable", "metrics-server,traefik"}
+	first.Args = []string{"--cluster-init", "--virtual-ip", s.vip, "--disable", unneeded}
 	s.env = begin(t, first)
 	for _, step := range []struct {
 		name string
@@ -93,7 +102,7 @@ func (s *servers) line(role string) []string {
 func (s *servers) grow() {
 	s.joins = s.line("server")
 	for _, name := range []string{"ha-two", "ha-three"} {
-		one := own(s.top, name, lab.Options{})
+		one := lean(s.top, name)
 		s.add(one, s.joins)
 		s.all = append(s.all, one)
 	}
@@ -166,7 +175,7 @@ func (s *servers) reachable() {
 
 // refused is which servers do not get in.
 func (s *servers) refused() {
-	stranger := own(s.t, "ha-stranger", lab.Options{})
+	stranger := lean(s.t, "ha-stranger")
 	agents := s.line("agent")
 	for _, c := range []struct {
 		name string
@@ -219,7 +228,7 @@ func (s *servers) replaced() {
 	s.must(s.client.CoreV1().Nodes().Delete(s.ctx, "ha-one", metav1.DeleteOptions{}))
 	s.members(2)
 	s.joins[1] = "https://" + s.all[0].Host.Addr().String() + ":6443"
-	one := own(s.top, "ha-four", lab.Options{})
+	one := lean(s.top, "ha-four")
 	s.add(one, s.joins)
 	s.all = append(s.all, one)
 	s.members(3)
@@ -265,12 +274,33 @@ func (s *servers) cutOff() {
 	})
 	healed := time.Now()
 	s.must(leader.Host.Heal())
-	(&joined{env: s.env, agent: leader}).nodeReady(healed)
+	s.alive(name, healed)
 	if !leader.Running() {
 		s.t.Errorf("the server that was cut off has ended:\n%s", leader.LogTail(20))
 	}
 	s.tunnels(3)
 	s.undisturbed()
+}
+
+// alive waits until a node is Ready and has renewed its lease since a time.
+func (s *servers) alive(name string, since time.Time) {
+	s.t.Helper()
+	s.eventually(name+" to be alive", func() error {
+		lease, err := s.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(s.ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if lease.Spec.RenewTime == nil || lease.Spec.RenewTime.Time.Before(since) {
+			return fmt.Errorf("its lease was renewed at %v", lease.Spec.RenewTime)
+		}
+		n, err := s.client.CoreV1().Nodes().Get(s.ctx, name, metav1.GetOptions{})
+		if err == nil && !slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+		}) {
+			err = fmt.Errorf("conditions %v", n.Status.Conditions)
+		}
+		return err
+	})
 }
 
 // rotated changes the token on one server, while another is down.

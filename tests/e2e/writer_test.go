@@ -84,23 +84,31 @@ func (w *writer) began() {
 func (w *writer) goesOn(t *testing.T) {
 	t.Helper()
 	const more = 60 // three seconds of writes: whoever is to notice has noticed
-	w.mu.Lock()
-	n := len(w.written) + more
-	w.mu.Unlock()
+	n := w.count() + more
 	eventually(t, "the writer to go on", func() error {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if len(w.written) < n {
-			return fmt.Errorf("%d more writes", len(w.written)-n+more)
+		if have := w.count(); have < n {
+			return fmt.Errorf("%d more writes", have-n+more)
 		}
 		return nil
 	})
+	t.Logf("the longest time without a write: %.1f s", w.longest().Seconds())
+	if gap := w.longest(); gap > back {
+		t.Errorf("nobody could write for %v, want at most %v", gap, back)
+	}
+}
+
+// count is how many writes were acknowledged.
+func (w *writer) count() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	t.Logf("the longest time without a write: %.1f s", w.gap.Seconds())
-	if w.gap > back {
-		t.Errorf("nobody could write for %v, want at most %v", w.gap, back)
-	}
+	return len(w.written)
+}
+
+// longest is the longest time between two writes since began.
+func (w *writer) longest() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.gap
 }
 
 // stop ends it and returns what was acknowledged.
