@@ -23,6 +23,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/shutdown"
 	"github.com/knarr-io/knarr/pkg/upstream/containerd"
 	"github.com/knarr-io/knarr/pkg/upstream/containerd/images"
+	"github.com/knarr-io/knarr/pkg/upstream/csi"
 	"github.com/knarr-io/knarr/pkg/upstream/flannel"
 	"github.com/knarr-io/knarr/pkg/upstream/kubelet"
 	"github.com/knarr-io/knarr/pkg/upstream/kubeproxy"
@@ -36,6 +37,8 @@ type API struct {
 	Ready lifecycle.Ref
 	// Kubelet is the kubelet's own access; nil: its kubeconfig.
 	Kubelet func() (*rest.Config, error)
+	// CSI is the process's guard; nil where no kube-controller-manager runs beside the node.
+	CSI *csi.Guard
 	// Client is for knarr's own components, with this node's rights: those of its kubelet.
 	Client func() (kubernetes.Interface, error)
 	// Reader and Informers only read, what all nodes may know: nodes, pods, services and policies.
@@ -52,7 +55,7 @@ func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	node, err := kubelet.New(n.kubelet(), api.Kubelet)
+	node, err := kubelet.New(n.kubelet(), api.Kubelet, api.CSI)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/upstream/apiserver"
+	"github.com/knarr-io/knarr/pkg/upstream/csi"
 	"github.com/knarr-io/knarr/pkg/upstream/host"
 )
 
@@ -77,7 +78,10 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 		g.Add(gate.quorum(store), lifecycle.After(cache), lifecycle.Optional())
 	}
 	parts.Addons = p.addControllers(g, cache, kube, shared, store, log)
-	loops := func(g *lifecycle.Group, after ...lifecycle.Ref) error { return p.addLoops(g, after, kube, shared, log) }
+	guard := &csi.Guard{}
+	loops := func(g *lifecycle.Group, after ...lifecycle.Ref) error {
+		return p.addLoops(g, after, kube, shared, guard, log)
+	}
 	if p.several() {
 		parts.Elector = p.elector(shared, loops, log)
 		g.Add(parts.Elector, lifecycle.After(cache), lifecycle.Grace(electorGrace))
@@ -96,6 +100,7 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 		Kubelet: func() (*rest.Config, error) {
 			return kube.ClientConfig("system:node:"+p.NodeName, user.NodesGroup), nil
 		},
+		CSI:       guard,
 		Client:    shared.Client,
 		Reader:    shared.Client,
 		Informers: shared.Informers,

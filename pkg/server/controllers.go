@@ -13,6 +13,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/upstream/apiserver"
 	"github.com/knarr-io/knarr/pkg/upstream/controllermanager"
+	"github.com/knarr-io/knarr/pkg/upstream/csi"
 	"github.com/knarr-io/knarr/pkg/upstream/scheduler"
 )
 
@@ -39,7 +40,7 @@ func (p Plan) addControllers(
 
 // addLoops adds the control loops that a cluster has once to g: upstream's, and knarr's own. Of these, what the cluster
 // can live without for a while is started again when it fails; the others take the process along.
-func (p Plan) addLoops(g *lifecycle.Group, after []lifecycle.Ref, kube *apiserver.Component, shared agent.Shared, log *slog.Logger) error {
+func (p Plan) addLoops(g *lifecycle.Group, after []lifecycle.Ref, kube *apiserver.Component, shared agent.Shared, guard *csi.Guard, log *slog.Logger) error {
 	required := func(c lifecycle.Component, more ...lifecycle.Option) {
 		g.Add(c, append(more, lifecycle.After(after...))...)
 	}
@@ -48,7 +49,7 @@ func (p Plan) addLoops(g *lifecycle.Group, after []lifecycle.Ref, kube *apiserve
 	}
 
 	if p.Components.ControllerManager {
-		manager, err := controllermanager.New(p.controllerManager(), kube)
+		manager, err := controllermanager.New(p.controllerManager(), kube, guard)
 		if err != nil {
 			return err
 		}

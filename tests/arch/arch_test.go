@@ -35,7 +35,7 @@ var layers = []layer{
 		"pkg/bootstrap", "pkg/vip",
 		"pkg/pki", "pkg/token", "pkg/datastore/...", "pkg/bundle", "pkg/bundle/pack", "pkg/hostcheck", "pkg/uninstall", "pkg/control", "pkg/process", "pkg/registry", "pkg/service", "pkg/crictl", "pkg/backup", "pkg/quota", "pkg/join", "pkg/loadbalancer", "pkg/tunnel", "pkg/resolver", "pkg/podrange", "pkg/follow", "pkg/shutdown"}},
 	{name: "L3 upstream base", sideways: true, packages: []string{
-		"pkg/upstream/argv", "pkg/upstream/host", "pkg/upstream/globals"}},
+		"pkg/upstream/argv", "pkg/upstream/host", "pkg/upstream/globals", "pkg/upstream/csi"}},
 	{name: "L3 upstream", packages: []string{"pkg/upstream/..."}},
 	{name: "L4 controllers", rule: noKubernetes, packages: []string{"pkg/controllers/..."}},
 	{name: "L5 assembly", sideways: true, packages: []string{"pkg/agent", "pkg/server", "pkg/daemon"}},

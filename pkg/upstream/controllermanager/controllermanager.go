@@ -21,6 +21,7 @@ import (
 	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
 
 	"github.com/knarr-io/knarr/pkg/upstream/argv"
+	"github.com/knarr-io/knarr/pkg/upstream/csi"
 )
 
 // argsFlag is the knarr flag whose values arrive in Config.ExtraArgs.
@@ -81,10 +82,12 @@ type API interface {
 type Component struct {
 	options *options.KubeControllerManagerOptions
 	api     API
+	guard   *csi.Guard
 }
 
 // New parses the configuration. The error, an argv.UsageError, names an argument that upstream does not take.
-func New(c Config, api API) (*Component, error) {
+// guard is the process's, nil where there is no kubelet.
+func New(c Config, api API, guard *csi.Guard) (*Component, error) {
 	o, err := options.NewKubeControllerManagerOptions()
 	if err != nil {
 		return nil, fmt.Errorf("make kube-controller-manager options: %w", err)
@@ -94,7 +97,7 @@ func New(c Config, api API) (*Component, error) {
 	if err := argv.ParseNamed(argsFlag, c.Args(), &named); err != nil {
 		return nil, err
 	}
-	return &Component{o, api}, nil
+	return &Component{o, api, guard}, nil
 }
 
 // Name is "kube-controller-manager".
@@ -147,7 +150,11 @@ func (c *Component) build(ctx context.Context, cc app.ControllerContext) ([]app.
 		}
 		controllers = append(controllers, t)
 	}
-	rest, err := app.BuildControllers(ctx, cc, descriptors, nil, controllerhealthz.NewMutableHealthzHandler())
+	var rest []app.Controller
+	var err error
+	c.guard.Controllers(func() {
+		rest, err = app.BuildControllers(ctx, cc, descriptors, nil, controllerhealthz.NewMutableHealthzHandler())
+	})
 	if err != nil {
 		return nil, fmt.Errorf("build controllers: %w", err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/atomicfile"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
 	"github.com/knarr-io/knarr/pkg/upstream/argv"
+	"github.com/knarr-io/knarr/pkg/upstream/csi"
 )
 
 // defaultsFile is the first of the drop-ins; users' names sort after it.
@@ -29,13 +30,14 @@ type Component struct {
 	config Config
 	// client is nil when the kubelet shall use its kubeconfig.
 	client func() (*rest.Config, error)
+	guard  *csi.Guard
 }
 
 // New makes the component. client, when not nil, is called once, when it runs, and says how it reaches the API in place
-// of the kubeconfig.
+// of the kubeconfig. guard is nil where no kube-controller-manager runs in the process.
 //
 // The error, an argv.UsageError, names an argument that upstream does not take.
-func New(c Config, client func() (*rest.Config, error)) (*Component, error) {
+func New(c Config, client func() (*rest.Config, error), guard *csi.Guard) (*Component, error) {
 	config, err := options.NewKubeletConfiguration()
 	if err != nil {
 		return nil, fmt.Errorf("make kubelet configuration: %w", err)
@@ -43,7 +45,7 @@ func New(c Config, client func() (*rest.Config, error)) (*Component, error) {
 	if err := parseFlags(c.Args(), options.NewKubeletFlags(), config); err != nil {
 		return nil, err
 	}
-	return &Component{config: c, client: client}, nil
+	return &Component{config: c, client: client, guard: guard}, nil
 }
 
 // Name is "kubelet".
@@ -91,6 +93,7 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	}
 	starts := &gate{OSInterface: container.RealOS{}}
 	deps.OSInterface = starts
+	deps.VolumePlugins = append(deps.VolumePlugins, c.guard.Kubelet(ctx)...)
 	defer context.AfterFunc(ctx, func() { starts.closed.Store(true) })()
 	ready()
 	return lifecycle.Detached(ctx, time.Second, func(ctx context.Context) error {
