@@ -65,7 +65,7 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	if err != nil {
 		return parts, err
 	}
-	ranges := g.Add(p.podRanges(store, log), lifecycle.After(db))
+	ranges := g.Add(p.podRanges(store, log), lifecycle.After(db, keys))
 	api := g.Add(kube, lifecycle.After(db, keys, ranges))
 
 	if p.Node.IPs.Len() == 0 {
