@@ -21,6 +21,9 @@ import (
 //go:linkname nim k8s.io/kubernetes/pkg/volume/csi.nim
 var nim nodeinfomanager.Interface
 
+// current is upstream's variable, which upstream changes.
+func current() *nodeinfomanager.Interface { return &nim }
+
 // Guard is for one kubelet and the kube-controller-managers of its process, one after the other. A nil Guard does nothing.
 type Guard struct {
 	mu      sync.Mutex // held while a plugin is made
@@ -54,7 +57,7 @@ func (g *Guard) Controllers(build func()) {
 	defer g.mu.Unlock()
 	build()
 	if g.made {
-		nim, *upstream.PluginHandler = g.nodes, g.handler
+		*current(), *upstream.PluginHandler = g.nodes, g.handler
 	}
 }
 
