@@ -161,6 +161,7 @@ type row struct {
 	cpu       float64       // percent of a core
 	pss, anon float64       // MiB
 	writes    float64       // revisions a second
+	crowd     usage.Process // the hollow nodes themselves, all together, over the span
 }
 
 // step brings the number of nodes to n, lets them settle, and watches.
@@ -230,6 +231,10 @@ func (b *bench) watch(ctx context.Context, r *row) error {
 	if err != nil {
 		return err
 	}
+	crowdBefore, err := b.crowdUsage()
+	if err != nil {
+		return err
+	}
 	first, err := b.revision(ctx)
 	if err != nil {
 		return err
@@ -246,11 +251,28 @@ func (b *bench) watch(ctx context.Context, r *row) error {
 	if err != nil {
 		return err
 	}
+	if r.crowd, err = b.crowdUsage(); err != nil {
+		return err
+	}
+	r.crowd.CPU -= crowdBefore.CPU
 	seconds := time.Since(begin).Seconds()
 	r.cpu = 100 * (after.CPU - before.CPU).Seconds() / seconds
 	r.pss, r.anon = after.PSS, after.Anonymous
 	r.writes = float64(last-first) / seconds
 	return nil
+}
+
+// crowdUsage is what the hollow nodes themselves take of the machine.
+func (b *bench) crowdUsage() (usage.Process, error) {
+	var sum usage.Process
+	for _, n := range b.nodes {
+		p, err := usage.Read(n.PID())
+		if err != nil {
+			return sum, fmt.Errorf("measure a hollow node: %w\n%s", err, tail(n.Log()))
+		}
+		sum.CPU, sum.PSS, sum.Anonymous = sum.CPU+p.CPU, sum.PSS+p.PSS, sum.Anonymous+p.Anonymous
+	}
+	return sum, nil
 }
 
 // revision is the datastore's: every write counts one.
@@ -286,6 +308,10 @@ func table(rows []row) string {
 		fmt.Fprintf(&b, "| %d | %.0f s | %.1f %% | %s | %.0f MiB | %.0f MiB | %s | %.2f | %s |\n", r.nodes, r.join.Seconds(),
 			r.cpu, each("%.3f %%", r, func(r row) float64 { return r.cpu }), r.pss, r.anon,
 			each("%.2f MiB", r, func(r row) float64 { return r.anon }), r.writes, each("%.3f", r, func(r row) float64 { return r.writes }))
+	}
+	if last := rows[len(rows)-1]; last.nodes > 0 {
+		fmt.Fprintf(&b, "\nA hollow node itself takes %.1f MiB, %.1f MiB of them anonymous, and %.2f s of CPU over that time.\n",
+			last.crowd.PSS/float64(last.nodes), last.crowd.Anonymous/float64(last.nodes), last.crowd.CPU.Seconds()/float64(last.nodes))
 	}
 	return b.String()
 }
