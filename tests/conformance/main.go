@@ -189,7 +189,7 @@ func runOnCluster(ctx context.Context, o options, rec *record, todo []string, no
 	if err := p.start(ctx, l); err != nil {
 		return fmt.Errorf("start the cluster: %w", err)
 	}
-	version, err := p.version(ctx)
+	version, err := p.version()
 	if err != nil {
 		return err
 	}

@@ -139,13 +139,20 @@ func (p *pair) fillRegistry(ctx context.Context) error {
 }
 
 // version is knarr's, with its commit.
-func (p *pair) version(ctx context.Context) (string, error) {
-	out, err := p.server.Command(ctx, "--version")
+func (p *pair) version() (string, error) {
+	client, err := p.server.Client()
 	if err != nil {
 		return "", err
 	}
-	first, _, _ := strings.Cut(strings.TrimSpace(out), "\n")
-	return strings.TrimPrefix(first, "knarr version "), nil
+	v, err := client.Discovery().ServerVersion()
+	if err != nil {
+		return "", fmt.Errorf("ask for the server's version: %w", err)
+	}
+	version := fmt.Sprintf("%s %.7s", v.GitVersion, v.GitCommit)
+	if v.GitTreeState == "dirty" {
+		version += "-dirty"
+	}
+	return version, nil
 }
 
 // suite runs tests to their end. Ginkgo runs those that bear it side by side,
