@@ -136,3 +136,31 @@ func TestCatalog(t *testing.T) {
 		}
 	}
 }
+
+// TestSuiteVersions: what the suite shares with knarr it has in the same
+// version, else it would test with another Kubernetes, and compile all of it again.
+func TestSuiteVersions(t *testing.T) {
+	ours, suites := versions(t, "../../go.mod"), versions(t, "suite/go.mod")
+	if suites["k8s.io/kubernetes"] == "" {
+		t.Fatal("suite/go.mod does not require k8s.io/kubernetes")
+	}
+	for module, version := range suites {
+		if own := ours[module]; own != "" && own != version {
+			t.Errorf("suite/go.mod has %s %s, knarr's has %s: change it in both", module, version, own)
+		}
+	}
+}
+
+// versions are the modules of a go.mod, each as replaced.
+func versions(t *testing.T, path string) map[string]string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, m := range regexp.MustCompile(`(?m)^\t(\S+) (?:=> \S+ )?(v\S+)`).FindAllStringSubmatch(string(b), -1) {
+		found[m[1]] = m[2]
+	}
+	return found
+}
