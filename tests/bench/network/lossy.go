@@ -35,8 +35,10 @@ func (b *bench) lossy(ctx context.Context, percent int, span time.Duration) erro
 		return err
 	}
 	for _, h := range b.hosts {
-		if _, err := h.Exec(ctx, "tc", "qdisc", "add", "dev", "eth0", "root", "netem", "loss", fmt.Sprintf("%d%%", percent)); err != nil {
-			return fmt.Errorf("lose packets (tc and the kernel's netem are needed): %w", err)
+		// Not tc's netem, which not every kernel has.
+		rules := fmt.Sprintf("table inet loss {\nchain in { type filter hook prerouting priority -400; iifname eth0 numgen random mod 100 < %d drop; }\n}\n", percent)
+		if _, err := h.Run(ctx, lab.Cmd{Args: []string{"nft", "-f", "-"}, Stdin: strings.NewReader(rules)}); err != nil {
+			return fmt.Errorf("lose packets: %w", err)
 		}
 	}
 	knarr := func(args ...string) func(context.Context) error {
