@@ -6,10 +6,12 @@ package e2e
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/knarr-io/knarr/tests/cluster"
+	"github.com/knarr-io/knarr/tests/lab"
 )
 
 // cluster of n servers, and an agent by way of which somebody writes.
@@ -32,21 +34,22 @@ func enduring(t *testing.T, n int) *servers {
 	return s
 }
 
-// TestPacketLoss has every machine of a cluster lose a fifth of what it sends, for five minutes.
+// TestPacketLoss has every machine of a cluster lose a fifth of what it is sent, for five minutes.
 func TestPacketLoss(t *testing.T) {
 	const lossy = 5 * time.Minute
 	s := enduring(t, 3)
 	machines := append([]*cluster.Server{s.agent}, s.all...)
-	each := func(args ...string) {
+	// nft and not tc: not every kernel has netem.
+	each := func(ruleset string) {
 		for _, m := range machines {
-			if out, err := m.Host.Exec(t.Context(), append([]string{"tc", "qdisc"}, args...)...); err != nil {
-				t.Fatalf("tc on %s: %v\n%s", m.Host.Name(), err, out)
+			if out, err := m.Host.Run(t.Context(), lab.Cmd{Args: []string{"nft", "-f", "-"}, Stdin: strings.NewReader(ruleset)}); err != nil {
+				t.Fatalf("nft on %s: %v\n%s", m.Host.Name(), err, out)
 			}
 		}
 	}
 	s.writer.began()
 	before := s.writer.count()
-	each("add", "dev", "eth0", "root", "netem", "loss", "20%")
+	each("table inet loss { chain input { type filter hook input priority -400; iifname eth0 numgen random mod 5 0 drop; }; }")
 	select {
 	case <-time.After(lossy):
 	case <-t.Context().Done():
@@ -55,7 +58,7 @@ func TestPacketLoss(t *testing.T) {
 	if s.writer.count() == before {
 		t.Error("nobody could write")
 	}
-	each("del", "dev", "eth0", "root")
+	each("delete table inet loss")
 	healed := time.Now()
 	for _, m := range machines {
 		if !m.Running() {
