@@ -21,7 +21,6 @@ const critical = 2_000_000_000
 
 // What the kubelet writes on containers, so that it can end pods it knows nothing of (kuberuntime/labels.go:32).
 const (
-	labelUID            = "io.kubernetes.pod.uid"
 	labelContainer      = "io.kubernetes.container.name"
 	annotationGrace     = "io.kubernetes.pod.terminationGracePeriod"
 	annotationPreStop   = "io.kubernetes.container.preStopHandler"

@@ -19,11 +19,13 @@ import (
 // TestDeparture is a node that leaves: for a while, unasked, and for good.
 func TestDeparture(t *testing.T) {
 	j := &joined{server: own(t, "port", lab.Options{}), agent: own(t, "sailor", lab.Options{})}
-	// A node counts as lost after seconds instead of most of a minute.
-	j.server.Args = []string{"--kube-controller-manager-arg=node-monitor-grace-period=6s", "--kube-controller-manager-arg=node-monitor-period=1s"}
-	j.agent.Config += "- node-status-update-frequency=1s\n"
-	must(t, j.agent.Host.WriteFile(cluster.DataDir+"/agent/etc/kubelet.conf.d/50-lease.conf",
-		[]byte("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nnodeLeaseDurationSeconds: 4\n"), 0o600))
+	// A node counts as lost after seconds instead of most of a minute, and has to say more often that it is not.
+	j.server.Args = []string{"--kube-controller-manager-arg=node-monitor-grace-period=8s", "--kube-controller-manager-arg=node-monitor-period=1s"}
+	for _, s := range []*cluster.Server{j.server, j.agent} {
+		s.Config += "- node-status-update-frequency=1s\n"
+		must(t, s.Host.WriteFile(cluster.DataDir+"/agent/etc/kubelet.conf.d/50-lease.conf",
+			[]byte("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nnodeLeaseDurationSeconds: 4\n"), 0o600))
+	}
 	j.env = begin(t, j.server)
 	j.start(j.line())
 	for _, step := range []struct {
@@ -142,7 +144,11 @@ func (j *joined) cutOff() {
 				return nil
 			}
 		}
-		return fmt.Errorf("%d pods, none runs on the server", len(l.Items))
+		n, err := j.client.CoreV1().Nodes().Get(j.ctx, agent, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		return fmt.Errorf("%d pods, none runs on the server: %s; the node's taints are %v, its conditions %v", len(l.Items), states(&l.Items[0]), n.Spec.Taints, n.Status.Conditions)
 	})
 	if out := j.containers(); out == "" {
 		j.t.Error("cut off, the agent has ended its pod")
