@@ -62,12 +62,7 @@ func measure(ctx context.Context, l *lab.Lab, s subject, o options) (result, err
 		}
 	}
 	r.readyz, r.ready = median(readyz), median(ready)
-	files, err := s.files()
-	if err != nil {
-		return r, err
-	}
-	r.compressed, err = compressed(ctx, files)
-	return r, err
+	return r, nil
 }
 
 func median(d []time.Duration) time.Duration {
@@ -130,6 +125,25 @@ func snapshot(h *lab.Host) (map[int]usage.Process, error) {
 		found[pid] = p
 	}
 	return found, nil
+}
+
+// compress fills in the sizes, after all that is measured on an idle machine.
+func compress(ctx context.Context, subjects []subject, results []result) error {
+	known := map[string]float64{}
+	for i, s := range subjects {
+		files, err := s.files()
+		if err != nil {
+			return err
+		}
+		key := strings.Join(files, ":")
+		if known[key] == 0 {
+			if known[key], err = compressed(ctx, files); err != nil {
+				return err
+			}
+		}
+		results[i].compressed = known[key]
+	}
+	return nil
 }
 
 // compressed is the size in MiB of files packed and compressed as a release is.
