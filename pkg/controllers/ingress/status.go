@@ -33,7 +33,7 @@ func Withdraw(ctx context.Context, client kubernetes.Interface) error {
 		}
 		_, err = client.AppsV1().DaemonSets(metav1.NamespaceSystem).Get(ctx, class, metav1.GetOptions{})
 		if err == nil {
-			return false, errors.New("Traefik still runs, and would write them again") //nolint:staticcheck // a name
+			return false, errors.New("the DaemonSet of Traefik is still there, which would write them again")
 		}
 		if !apierrors.IsNotFound(err) {
 			return false, fmt.Errorf("look for Traefik: %w", err)
