@@ -3,13 +3,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/knarr-io/knarr/pkg/cli"
 	"github.com/knarr-io/knarr/pkg/sdnotify"
+	"github.com/knarr-io/knarr/pkg/upstream/globals"
 )
 
 func main() {
@@ -38,7 +41,9 @@ func run() int {
 // again executes the same file with the same arguments in the same process: whoever supervises it sees nothing but the
 // time that a start takes. It returns only when it fails.
 func again(env []string) int {
-	err := syscall.Exec("/proc/self/exe", os.Args, env)
+	// What an idle process gave up (globals.CoalesceTimers) the next start needs, and this thread hands it down.
+	runtime.LockOSThread()
+	err := errors.Join(globals.ExactTimers(), syscall.Exec("/proc/self/exe", os.Args, env))
 	fmt.Fprintln(os.Stderr, "knarr: start again:", err)
 	return 1
 }

@@ -8,7 +8,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// exact is the slack that the kernel starts its first process with.
+const exact = 50 * time.Microsecond
 
 // CoalesceTimers lets the kernel put off what the process sleeps for by up to slack, to wake it once for many timers
 // (PR_SET_TIMERSLACK(2const)). Upstream's components keep some three hundred tickers of a second or less, each with a
@@ -42,4 +47,12 @@ func CoalesceTimers(slack time.Duration) error {
 			return nil
 		}
 	}
+}
+
+// ExactTimers undoes [CoalesceTimers] for the calling thread, and so for a program that it executes in its place.
+func ExactTimers() error {
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(exact), 0, 0, 0); err != nil {
+		return fmt.Errorf("set timer slack: %w", err)
+	}
+	return nil
 }

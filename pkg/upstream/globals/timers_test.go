@@ -59,4 +59,12 @@ func TestCoalesceTimers(t *testing.T) {
 	if err != nil || string(out) != "20000000\n" {
 		t.Errorf("a child has a timer slack of %q, error %v: no need to reset it any more?", out, err)
 	}
+	runtime.LockOSThread()
+	if err := ExactTimers(); err != nil {
+		t.Fatal(err)
+	}
+	out, err = exec.Command("cat", "/proc/self/timerslack_ns").Output()
+	if err != nil || string(out) != "50000\n" {
+		t.Errorf("a child of a thread with exact timers has a timer slack of %q, error %v", out, err)
+	}
 }
