@@ -71,7 +71,7 @@ func TestPacketLoss(t *testing.T) {
 	s.counted()
 }
 
-// TestFiveServers destroys two of five servers, one after the other, and then at once those that came for them.
+// TestFiveServers destroys two of five servers, one after the other.
 func TestFiveServers(t *testing.T) {
 	s := enduring(t, 5)
 	for range 2 {
