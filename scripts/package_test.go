@@ -94,8 +94,8 @@ func unpacked(t *testing.T, dir, name string, command ...string) {
 }
 
 // TestImage follows the Dockerfile without Docker: its RUN lines on a copy of this host, which is Debian as the base image
-// is, with an apt-get that only notes what is asked for; then its COPY lines; and it starts what the image would start,
-// a knarr that only pretends, in what came out.
+// is, with an apt-get that only notes what is asked for; then its COPY lines, with a knarr that
+// only pretends; and it looks at what came out.
 func TestImage(t *testing.T) {
 	lines := dockerfile(t)
 	var script strings.Builder
