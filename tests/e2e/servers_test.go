@@ -60,6 +60,7 @@ func TestServers(t *testing.T) {
 		{"who is refused", (*servers).refused},
 		{"the first one dies", (*servers).firstDies},
 		{"another takes its place", (*servers).replaced},
+		{"the leader is stopped", (*servers).stopped},
 		{"the leader is cut off", (*servers).cutOff},
 		{"the token is rotated", (*servers).rotated},
 		{"all is there", (*servers).counted},
@@ -204,12 +205,7 @@ func (s *servers) firstDies() {
 	s.writer.goesOn(s.t)
 	s.reachable()
 	s.tunnels(2)
-	s.eventually("another to lead", func() error {
-		if st := s.status(s.all[0]); st.Leader == gone.Host.Name() {
-			return errors.New("it leads still")
-		}
-		return nil
-	})
+	s.succeeded(gone)
 	s.undisturbed()
 }
 
@@ -247,8 +243,9 @@ func (s *servers) members(n int) {
 	})
 }
 
-// cutOff pulls the cable of the server that leads, and plugs it in again.
-func (s *servers) cutOff() {
+// leading is the server that leads. It is the last from now on, so that others are asked about it.
+func (s *servers) leading() *cluster.Server {
+	s.t.Helper()
 	name := s.status(s.all[0]).Leader
 	i := slices.IndexFunc(s.all, func(one *cluster.Server) bool { return one.Host.Name() == name })
 	if i < 0 {
@@ -257,15 +254,43 @@ func (s *servers) cutOff() {
 	leader := s.all[i]
 	s.all = append(slices.Delete(slices.Clone(s.all), i, i+1), leader)
 	s.at(s.t)
-	s.writer.began()
-	s.must(leader.Host.Partition())
-	s.writer.goesOn(s.t)
+	return leader
+}
+
+// succeeded waits until another server than before leads.
+func (s *servers) succeeded(before *cluster.Server) {
+	s.t.Helper()
 	s.eventually("another to lead", func() error {
-		if st := s.status(s.all[0]); st.Leader == name {
-			return errors.New("it leads still")
+		if st := s.status(s.all[0]); st.Leader == "" || st.Leader == before.Host.Name() {
+			return fmt.Errorf("the leader is %q", st.Leader)
 		}
 		return nil
 	})
+}
+
+// stopped stops the server that leads, as for an upgrade, and starts it again.
+func (s *servers) stopped() {
+	leader := s.leading()
+	s.writer.began()
+	if code, err := leader.Stop(s.ctx); err != nil || code != 0 {
+		s.t.Fatalf("stop: code %d, %v", code, err)
+	}
+	s.writer.goesOn(s.t)
+	s.succeeded(leader)
+	s.undisturbed()
+	began := time.Now()
+	s.must(leader.Start())
+	s.alive(leader.Host.Name(), began)
+	s.tunnels(3)
+}
+
+// cutOff pulls the cable of the server that leads, and plugs it in again.
+func (s *servers) cutOff() {
+	leader := s.leading()
+	s.writer.began()
+	s.must(leader.Host.Partition())
+	s.writer.goesOn(s.t)
+	s.succeeded(leader)
 	s.eventually("the one that is cut off to lead no longer", func() error {
 		if !strings.Contains(leader.Log(), "this server leads no longer") {
 			return errors.New("it has not said so")
@@ -274,7 +299,7 @@ func (s *servers) cutOff() {
 	})
 	healed := time.Now()
 	s.must(leader.Host.Heal())
-	s.alive(name, healed)
+	s.alive(leader.Host.Name(), healed)
 	if !leader.Running() {
 		s.t.Errorf("the server that was cut off has ended:\n%s", leader.LogTail(20))
 	}
