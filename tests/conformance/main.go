@@ -96,23 +96,23 @@ func run(ctx context.Context) (failed int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	todo := names
+	pending := names
 	if !o.again {
-		todo = rec.missing(names)
+		pending = rec.missing(names)
 	}
 	begun := time.Now()
 	now := &tally{}
-	if len(todo) > 0 {
-		err = runOnCluster(ctx, o, rec, todo, now)
+	if len(pending) > 0 {
+		err = runOnCluster(ctx, o, rec, pending, now)
 	}
 	fmt.Printf("\n%d tests: %d passed (%d of them now), %d failed, %d skipped, %d not run; %s\n",
-		len(names), len(names)-len(rec.missing(names)), now.passed, now.failed, now.skipped, len(todo)-now.passed-now.failed-now.skipped,
+		len(names), len(names)-len(rec.missing(names)), now.passed, now.failed, now.skipped, len(pending)-now.passed-now.failed-now.skipped,
 		time.Since(begun).Round(time.Second))
 	if err == nil && o.page != "" {
 		err = os.WriteFile(o.page, []byte(rec.document(all)), 0o644)
 	}
 	if o.count != "" {
-		counts := fmt.Sprintf("%d %d 0\n", now.passed, len(todo)-now.passed)
+		counts := fmt.Sprintf("%d %d 0\n", now.passed, len(pending)-now.passed)
 		err = errors.Join(err, os.WriteFile(o.count, []byte(counts), 0o644))
 	}
 	return len(rec.missing(names)), err
@@ -165,7 +165,7 @@ func listTests(ctx context.Context, built string) ([]string, error) {
 }
 
 // runOnCluster makes the cluster, runs the tests on it, and writes down how each ends.
-func runOnCluster(ctx context.Context, o options, rec *record, todo []string, now *tally) (err error) {
+func runOnCluster(ctx context.Context, o options, rec *record, pending []string, now *tally) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, o.limit)
 	defer cancel()
 	binary, err := cluster.Binary(o.root)
@@ -193,18 +193,18 @@ func runOnCluster(ctx context.Context, o options, rec *record, todo []string, no
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%d tests, %d at a time, on two nodes of knarr %s, Ready after %.0f s\n", len(todo), o.procs, version, time.Since(begun).Seconds())
+	fmt.Printf("%d tests, %d at a time, on two nodes of knarr %s, Ready after %.0f s\n", len(pending), o.procs, version, time.Since(begun).Seconds())
 	log, err := os.Create(filepath.Join(o.state, "output-"+begun.Format("20060102-150405")+".log"))
 	if err != nil {
 		return fmt.Errorf("keep the suite's output: %w", err)
 	}
 	defer log.Close()
-	err = p.suite(ctx, o.procs, todo, log, func(f outcome) error {
+	err = p.suite(ctx, o.procs, pending, log, func(f outcome) error {
 		now.add(f)
 		fmt.Println(f.line(rec))
 		return rec.add(f, version, time.Now())
 	})
-	if len(todo) > now.passed {
+	if len(pending) > now.passed {
 		err = p.keepLogs(o.state, err)
 	}
 	return err

@@ -157,9 +157,9 @@ func (p *pair) version() (string, error) {
 
 // suite runs tests to their end. Ginkgo runs those that bear it side by side,
 // and then the serial ones by themselves.
-func (p *pair) suite(ctx context.Context, procs int, todo []string, log io.Writer, found func(outcome) error) error {
+func (p *pair) suite(ctx context.Context, procs int, pending []string, log io.Writer, found func(outcome) error) error {
 	var focus []string
-	for _, n := range todo {
+	for _, n := range pending {
 		focus = append(focus, regexp.QuoteMeta(n))
 	}
 	// When the time is over, Ginkgo's children would live on and hold its output.
@@ -175,7 +175,7 @@ func (p *pair) suite(ctx context.Context, procs int, todo []string, log io.Write
 		in.Close()
 		done <- err
 	}()
-	err := readReport(io.TeeReader(out, log), todo, found)
+	err := readReport(io.TeeReader(out, log), pending, found)
 	// Whoever writes must not wait for a reader that is gone.
 	out.CloseWithError(err)
 	suiteErr := <-done
