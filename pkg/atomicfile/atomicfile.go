@@ -4,7 +4,7 @@
 //
 // It is not a lock: of two writers of one path the last wins, whole. It starts
 // nothing, so there is nothing to stop; what a killed process left behind is
-// found by its name and removed by [RemoveTemps].
+// found by its name and removed by [RemoveTemps], or by the next [Scratch].
 package atomicfile
 
 import (
@@ -72,7 +72,7 @@ func replace(path string, r io.Reader, perm fs.FileMode) (err error) {
 	if err := fill(f, r, perm, path); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return syncDir(dir)
+	return syncPath(dir)
 }
 
 // fill does everything up to the rename, after which there is no temporary file.

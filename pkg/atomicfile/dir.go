@@ -37,7 +37,7 @@ func mkdirAll(path string, perm fs.FileMode) error {
 	if err := os.Chmod(path, perm); err != nil {
 		return err
 	}
-	return syncDir(parent)
+	return syncPath(parent)
 }
 
 func dirExists(path string) error {
@@ -51,9 +51,17 @@ func dirExists(path string) error {
 	return nil
 }
 
-// syncDir makes the names in dir durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// Sync makes what is at path durable: the content of a file, the names in a
+// directory.
+func Sync(path string) error {
+	if err := syncPath(path); err != nil {
+		return advise(fmt.Errorf("sync %s: %w", path, err), path)
+	}
+	return nil
+}
+
+func syncPath(path string) error {
+	d, err := os.Open(path)
 	if err != nil {
 		return err
 	}

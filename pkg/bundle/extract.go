@@ -146,7 +146,7 @@ func (b *Bundle) restore(ctx context.Context, dir, root string, bad map[string]b
 	if err := os.Rename(staging, root); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return atomicfile.Sync(dir)
 }
 
 // replace renames the files in bad from staging to root.
@@ -297,7 +297,7 @@ func (b *Bundle) makeCurrent(dir string) error {
 	if err := os.Rename(staging, link); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return atomicfile.Sync(dir)
 }
 
 // removeLeftovers removes what a crash left behind in dir and in the bundle at
@@ -349,18 +349,9 @@ func ensureDir(root, dir string, dirs map[string]bool) error {
 
 func syncDirs(dirs map[string]bool) error {
 	for dir := range dirs {
-		if err := syncDir(dir); err != nil {
+		if err := atomicfile.Sync(dir); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
