@@ -163,7 +163,7 @@ func PutAside(from, to Config) (string, error) {
 		if err := os.Rename(from.etcdDir(), aside); err != nil {
 			return "", fmt.Errorf("put etcd's data aside: %w", err)
 		}
-		return aside, syncDir(from.Dir)
+		return aside, atomicfile.Sync(from.Dir)
 	case engineSQLite:
 		aside := filepath.Join(from.Dir, "sqlite"+stamp)
 		return aside, retire(aside, filepath.Join(from.Dir, sqlite.FileName()))
@@ -203,18 +203,7 @@ func retire(to, database string) error {
 			return err
 		}
 	}
-	return errors.Join(syncDir(to), syncDir(filepath.Dir(database)))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		return fmt.Errorf("sync directory %s: %w", dir, err)
-	}
-	return nil
+	return errors.Join(atomicfile.Sync(to), atomicfile.Sync(filepath.Dir(database)))
 }
 
 // runEmbeddedEtcd runs the member and serves it in this process.
@@ -331,15 +320,15 @@ func attach(config Config, log *slog.Logger) (c *Component, done func() error, e
 			Endpoint: etcd.LocalURL(config.Etcd.Address), CAFile: tls.CA, CertFile: tls.Cert, KeyFile: tls.Key,
 		}, log), none, nil
 	}
-	tmp, err := os.MkdirTemp(config.Dir, "etcd.copy-")
+	tmp, remove, err := atomicfile.Scratch(config.Dir, "etcd.copy-")
 	if err != nil {
-		return nil, none, fmt.Errorf("make directory for a copy of etcd's data: %w", err)
+		return nil, none, fmt.Errorf("copy etcd's data: %w", err)
 	}
 	c = New(config, log)
 	c.startMember = func(ctx context.Context) (*etcd.Member, error) {
 		return etcd.StartCopy(ctx, config.etcdDir(), tmp, log)
 	}
-	return c, func() error { return os.RemoveAll(tmp) }, nil
+	return c, remove, nil
 }
 
 // migrateToMember fills a new member beside where it will be, verifies it, and puts it in place in one step.
@@ -374,5 +363,5 @@ func migrateToMember(ctx context.Context, source *clientv3.Client, to Config, wa
 	if err := os.Rename(staged, to.etcdDir()); err != nil {
 		return Sum{}, fmt.Errorf("put etcd in place: %w", err)
 	}
-	return got, syncDir(to.Dir)
+	return got, atomicfile.Sync(to.Dir)
 }

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/k3s-io/kine/pkg/server"
+
+	"github.com/knarr-io/knarr/pkg/atomicfile"
 )
 
 // importSuffix marks a database that is being made. One that is found is from an import that did not finish; its
@@ -128,25 +131,13 @@ func publish(from, to string) error {
 	if err := removeLogs(from); err != nil {
 		return err
 	}
-	if err := syncFile(from); err != nil {
+	if err := atomicfile.Sync(from); err != nil {
 		return err
 	}
 	if err := os.Rename(from, to); err != nil {
 		return fmt.Errorf("move database to its place: %w", err)
 	}
-	return syncFile(filepath.Dir(to))
-}
-
-// syncFile makes sure that a file or directory is on the disk.
-func syncFile(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("sync %s: %w", path, err)
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("sync %s: %w", path, err)
-	}
-	return nil
+	return atomicfile.Sync(filepath.Dir(to))
 }
 
 // Abort throws the unfinished store away. It may be called after Finish.
@@ -193,30 +184,18 @@ func CopyDatabase(ctx context.Context, from, to string) (revision int64, err err
 		return 0, err
 	}
 	// SQLite reads in one transaction: the copy is of one moment.
-	_, err = c.c.Exec("VACUUM INTO '"+escape(to)+"'", nil)
+	_, err = c.c.Exec("VACUUM INTO '"+strings.ReplaceAll(to, "'", "''")+"'", nil)
 	if err = errors.Join(err, c.close()); err != nil {
 		return 0, errors.Join(fmt.Errorf("copy database: %w", readError(from, err)), removeDatabase(to))
 	}
 	s, err := SumFile(ctx, to)
 	if err = errors.Join(err, removeLogs(to)); err == nil {
-		err = syncFile(to)
+		err = atomicfile.Sync(to)
 	}
 	if err != nil {
 		return 0, errors.Join(fmt.Errorf("copy database: %w", err), removeDatabase(to))
 	}
 	return s.Revision, nil
-}
-
-// escape quotes a path for an SQL string. VACUUM INTO takes a URI, too, which a path must not look like.
-func escape(path string) string {
-	out := make([]byte, 0, len(path))
-	for i := range len(path) {
-		if path[i] == '\'' {
-			out = append(out, '\'')
-		}
-		out = append(out, path[i])
-	}
-	return string(out)
 }
 
 // FileName is the name of the database in a store's directory.

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"github.com/mattn/go-sqlite3"
+
+	"github.com/knarr-io/knarr/pkg/atomicfile"
 )
 
 // openWriter opens the database for writing, creating it when there is none. A file that is not ours, or newer than this
@@ -69,7 +71,7 @@ func preallocate(wal string) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("preallocate write-ahead log: %w", err)
 	}
-	return syncFile(filepath.Dir(wal))
+	return atomicfile.Sync(filepath.Dir(wal))
 }
 
 func execAll(c *conn, sqls ...string) error {
@@ -188,20 +190,4 @@ func metaRow(vals []driver.Value) (r row, ok bool) {
 	key, ok := vals[1].([]byte)
 	r.key, r.hash, r.live = string(key), uint64(hash), uint64(live)
 	return r, ok
-}
-
-// lockName is the file that a server locks.
-const lockName = "lock"
-
-// lockDir keeps a second server away from the directory: with two, each would miss the other's writes. The lock goes
-// with the process.
-func lockDir(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open lock file: %w", err)
-	}
-	if err := flock(f); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w: %w", path, err, ErrInUse), f.Close())
-	}
-	return f, nil
 }

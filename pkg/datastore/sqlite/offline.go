@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -61,7 +62,7 @@ func inUse(dir string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("open lock file: %w", err)
 	}
-	busy := flock(f) != nil
+	busy := flock(f, syscall.LOCK_SH) != nil
 	return busy, f.Close()
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/k3s-io/kine/pkg/server"
+
+	"github.com/knarr-io/knarr/pkg/atomicfile"
 )
 
 // restoredGap is how far a store goes on from where a copy of it was made: more than what a cluster writes from one
@@ -40,7 +42,7 @@ func RaiseRevision(ctx context.Context, path string) (revision int64, err error)
 	if _, err := SumFile(ctx, path); err != nil {
 		return 0, fmt.Errorf("raise revision: %w", err)
 	}
-	return revision, errors.Join(removeLogs(path), syncFile(path))
+	return revision, errors.Join(removeLogs(path), atomicfile.Sync(path))
 }
 
 // raise leaves the live set and writes the row of the new revision, which carries the checksum over it.
