@@ -102,23 +102,30 @@ func (a *archive) addTree(name, dir string, leaveOut ...string) error {
 
 // addHeader writes a directory or a link.
 func (a *archive) addHeader(name, file string, d fs.DirEntry) error {
-	fi, err := d.Info()
-	link := ""
-	if err == nil && !fi.IsDir() {
-		link, err = os.Readlink(file)
-	}
+	h, err := headerOf(file, d)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	h, err := tar.FileInfoHeader(fi, link)
-	if err != nil {
-		return err
-	}
 	h.Name, h.Format = name, tar.FormatPAX
 	return a.tar.WriteHeader(h)
+}
+
+// headerOf describes a file, a directory or a link.
+func headerOf(file string, d fs.DirEntry) (*tar.Header, error) {
+	fi, err := d.Info()
+	if err != nil {
+		return nil, err
+	}
+	link := ""
+	if d.Type() == fs.ModeSymlink {
+		if link, err = os.Readlink(file); err != nil {
+			return nil, err
+		}
+	}
+	return tar.FileInfoHeader(fi, link)
 }
 
 func (a *archive) addFile(name, file string) error {
@@ -186,6 +193,11 @@ func readArchive(ctx context.Context, f *os.File, dir string, passphrase []byte)
 		return nil, err
 	}
 	defer z.Close()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
 	t := tar.NewReader(z)
 	sums, want := map[string]string{}, map[string]string(nil)
 	for want == nil {
@@ -213,7 +225,7 @@ func readArchive(ctx context.Context, f *os.File, dir string, passphrase []byte)
 			sums[nameInfo] = hex.EncodeToString(sum[:])
 			continue
 		}
-		sum, err := unpack(t, h, dir)
+		sum, err := unpack(t, h, root)
 		if err != nil {
 			return nil, err
 		}
@@ -253,38 +265,79 @@ func open(f io.ReadSeeker, passphrase []byte) (io.Reader, error) {
 	return r, nil
 }
 
-// unpack writes one entry, with its mode and owner, and returns its checksum.
-func unpack(t *tar.Reader, h *tar.Header, dir string) (string, error) {
-	to, err := within(dir, h.Name)
-	if err != nil {
-		return "", err
+// unpack writes one entry and returns its checksum.
+func unpack(t *tar.Reader, h *tar.Header, root *os.Root) (string, error) {
+	if !filepath.IsLocal(h.Name) || path.Clean(h.Name) != h.Name {
+		return "", fmt.Errorf("entry %q leads out of the archive", h.Name)
 	}
-	mode := h.FileInfo().Mode().Perm()
 	sum := sha256.New()
+	err := put(root, h, io.TeeReader(t, sum))
+	return hex.EncodeToString(sum.Sum(nil)), err
+}
+
+// put makes what h describes, with its mode and, for root, its owner. No link that is there already leads out of root.
+func put(root *os.Root, h *tar.Header, content io.Reader) (err error) {
+	mode := h.FileInfo().Mode().Perm()
 	switch h.Typeflag {
 	case tar.TypeDir:
-		err = os.MkdirAll(to, mode|0o700)
+		err = root.MkdirAll(h.Name, mode|0o700)
 	case tar.TypeSymlink:
-		err = os.Symlink(h.Linkname, to)
+		err = root.Symlink(h.Linkname, h.Name)
 	case tar.TypeReg:
-		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-			return "", err
+		if err := root.MkdirAll(path.Dir(h.Name), 0o700); err != nil {
+			return err
 		}
-		err = writeFile(to, io.TeeReader(t, sum), mode)
+		err = writeFile(root, h.Name, content, mode)
 	default:
 		err = fmt.Errorf("entry %q has an unknown type", h.Name)
 	}
 	if err == nil && os.Geteuid() == 0 {
-		err = os.Lchown(to, h.Uid, h.Gid)
+		err = root.Lchown(h.Name, h.Uid, h.Gid)
 	}
-	return hex.EncodeToString(sum.Sum(nil)), err
+	return err
 }
 
-func writeFile(to string, r io.Reader, mode fs.FileMode) error {
-	f, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+func writeFile(root *os.Root, name string, r io.Reader, mode fs.FileMode) error {
+	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(f, r)
 	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// copyTree copies a directory into another, which must be empty, with modes and owners. os.CopyFS would let everybody
+// read what only root should.
+func copyTree(from, to string) (err error) {
+	root, err := os.OpenRoot(to)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	return filepath.WalkDir(from, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || name == from {
+			return err
+		}
+		rel, err := filepath.Rel(from, name)
+		if err != nil {
+			return err
+		}
+		return copyOne(root, filepath.ToSlash(rel), name, d)
+	})
+}
+
+func copyOne(root *os.Root, as, file string, d fs.DirEntry) (err error) {
+	h, err := headerOf(file, d)
+	if err != nil {
+		return err
+	}
+	h.Name = as
+	if h.Typeflag != tar.TypeReg {
+		return put(root, h, nil)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	return errors.Join(put(root, h, f), f.Close())
 }

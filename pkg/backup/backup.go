@@ -12,6 +12,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,12 +21,13 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path"
 	"path/filepath"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/knarr-io/knarr/pkg/atomicfile"
+	"github.com/knarr-io/knarr/pkg/datadir"
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/version"
 )
@@ -48,7 +50,8 @@ const format = 1
 type Info struct {
 	Format    int           `json:"format"`
 	Created   time.Time     `json:"created"`
-	Version   string        `json:"version"` // of knarr
+	Version   string        `json:"version"` // of the knarr that made the backup
+	Data      string        `json:"data"`    // version of the knarr that used the data, which is older before an upgrade
 	Engine    string        `json:"engine"`  // the datastore was kept in
 	Datastore datastore.Sum `json:"datastore"`
 }
@@ -99,12 +102,15 @@ func Create(ctx context.Context, s Source, file string, o Options) (info Info, e
 		return info, fmt.Errorf("create backup %s: the file exists (%v)", file, err)
 	}
 	// Beside the target: it has the space, and the last step is a rename.
-	tmp, err := os.MkdirTemp(filepath.Dir(file), ".knarr-backup-")
+	tmp, remove, err := atomicfile.Scratch(filepath.Dir(file), ".knarr-backup-")
 	if err != nil {
-		return info, fmt.Errorf("make directory for unfinished backup: %w", err)
+		return info, fmt.Errorf("create backup: %w", err)
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
+	defer func() { err = errors.Join(err, remove()) }()
 	info = Info{Format: format, Created: time.Now().UTC().Truncate(time.Second), Version: version.Version, Engine: datastore.Engine(s.Datastore)}
+	if info.Data, err = dataVersion(s.DataDir); err != nil {
+		return info, err
+	}
 	if info.Datastore, err = datastore.Export(ctx, s.Datastore, tmp, s.Log); err != nil {
 		return info, err
 	}
@@ -120,7 +126,16 @@ func Create(ctx context.Context, s Source, file string, o Options) (info Info, e
 	if err := os.Rename(unfinished, file); err != nil {
 		return info, fmt.Errorf("put backup in place: %w", err)
 	}
-	return info, syncDir(filepath.Dir(file))
+	return info, atomicfile.Sync(filepath.Dir(file))
+}
+
+// dataVersion is whose data is in a data directory: this version's, where no server has run.
+func dataVersion(dir string) (string, error) {
+	stamp, err := datadir.New(dir).Stamp()
+	if err != nil {
+		return "", fmt.Errorf("create backup: %w", err)
+	}
+	return cmp.Or(stamp, version.Version), nil
 }
 
 func writeArchive(ctx context.Context, w io.Writer, s Source, info Info, store string, o Options) error {
@@ -149,12 +164,12 @@ func writeArchive(ctx context.Context, w io.Writer, s Source, info Info, store s
 
 // Verify reads a whole backup and checks it: every checksum, and the database in it as `knarr datastore check` does.
 func Verify(ctx context.Context, file string, passphrase []byte) (Info, error) {
-	tmp, err := os.MkdirTemp("", "knarr-backup-verify-")
+	tmp, remove, err := atomicfile.Scratch(os.TempDir(), "knarr-backup-verify-")
 	if err != nil {
-		return Info{}, fmt.Errorf("make directory to verify backup in: %w", err)
+		return Info{}, fmt.Errorf("verify backup: %w", err)
 	}
 	info, err := extract(ctx, file, tmp, passphrase)
-	return info, errors.Join(err, os.RemoveAll(tmp))
+	return info, errors.Join(err, remove())
 }
 
 // extract unpacks a backup into a directory and checks everything.
@@ -182,23 +197,4 @@ func extract(ctx context.Context, file, dir string, passphrase []byte) (info Inf
 		return info, fmt.Errorf("check the datastore in backup %s: it has %+v, its description says %+v", file, sum, info.Datastore)
 	}
 	return info, nil
-}
-
-// within joins a name of the archive to a directory, and refuses one that leads out of it.
-func within(dir, name string) (string, error) {
-	if !filepath.IsLocal(name) || path.Clean(name) != name {
-		return "", fmt.Errorf("entry %q leads out of the archive", name)
-	}
-	return filepath.Join(dir, filepath.FromSlash(name)), nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		return fmt.Errorf("sync directory %s: %w", dir, err)
-	}
-	return nil
 }

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
@@ -16,8 +17,10 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/knarr-io/knarr/pkg/datadir"
 	"github.com/knarr-io/knarr/pkg/datastore"
 	"github.com/knarr-io/knarr/pkg/datastore/sqlite"
+	"github.com/knarr-io/knarr/pkg/version"
 )
 
 // host is a server's files.
@@ -57,6 +60,9 @@ func (h host) fill(t *testing.T) *sqlite.Backend {
 	if err := os.Symlink("token", filepath.Join(h.data, "server/node-token")); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Symlink("config.yaml", filepath.Join(h.config, "registries.yaml")); err != nil {
+		t.Fatal(err)
+	}
 	db := filepath.Join(h.data, "server/db")
 	if err := os.MkdirAll(db, 0o700); err != nil {
 		t.Fatal(err)
@@ -90,6 +96,21 @@ func (h host) check(t *testing.T) {
 	sum, err := datastore.Check(t.Context(), h.source().Datastore, slog.New(slog.DiscardHandler))
 	if err != nil || sum.Keys != 100 {
 		t.Errorf("datastore: %+v, %v", sum, err)
+	}
+}
+
+// checkConfig requires that a directory is the configuration that fill made.
+func (host) checkConfig(t *testing.T, dir string) {
+	t.Helper()
+	file := filepath.Join(dir, "config.yaml")
+	if got, err := os.ReadFile(file); err != nil || string(got) != "node-name: one\n" {
+		t.Errorf("config: %q, %v", got, err)
+	}
+	if fi, err := os.Stat(file); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("the configuration, which has secrets: %v, %v; want mode 0600", fi, err)
+	}
+	if link, err := os.Readlink(filepath.Join(dir, "registries.yaml")); err != nil || link != "config.yaml" {
+		t.Errorf("link in the configuration: %q, %v", link, err)
 	}
 }
 
@@ -131,9 +152,7 @@ func TestBackupOfARunningServerAndRestore(t *testing.T) {
 				t.Fatalf("Restore: %+v, %v", done, err)
 			}
 			next.check(t)
-			if got, err := os.ReadFile(filepath.Join(next.config, "config.yaml")); err != nil || string(got) != "node-name: one\n" {
-				t.Errorf("config: %q, %v", got, err)
-			}
+			next.checkConfig(t, next.config)
 		})
 	}
 }
@@ -168,11 +187,73 @@ func TestRestoreKeepsWhatWasThere(t *testing.T) {
 	if got, err := os.ReadFile(filepath.Join(h.config, "config.yaml")); err != nil || string(got) != "node-name: two\n" {
 		t.Errorf("config was changed: %q, %v", got, err)
 	}
-	if got, err := os.ReadFile(filepath.Join(done.Config, "config.yaml")); err != nil || string(got) != "node-name: one\n" {
-		t.Errorf("config of the backup: %q, %v", got, err)
+	h.checkConfig(t, done.Config)
+	for _, name := range []string{filepath.Join(h.data, "restoring"), h.config + ".restoring"} {
+		if _, err := os.Stat(name); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("left behind: %v", err)
+		}
 	}
-	if _, err := os.Stat(filepath.Join(h.data, "restoring")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("left behind: %v", err)
+	target.OverwriteConfig = true
+	if done, err = Restore(t.Context(), file, target, nil); err != nil || done.Config != h.config {
+		t.Fatalf("with the configuration: %+v, %v", done, err)
+	}
+	h.checkConfig(t, h.config)
+	if old, err := filepath.Glob(h.config + ".before-restore-*/config.yaml"); err != nil || len(old) != 1 {
+		t.Errorf("the configuration that was there: %v, %v", old, err)
+	}
+}
+
+// TestRestoreGoesBackToAnOlderVersion has the data of an older version backed up before an upgrade: after the restore, the
+// data directory is that version's again.
+func TestRestoreGoesBackToAnOlderVersion(t *testing.T) {
+	h := newHost(t)
+	if err := h.fill(t).Close(); err != nil {
+		t.Fatal(err)
+	}
+	d := datadir.New(h.data)
+	for of, want := range map[string]string{"v1.30.0+knarr2": "v1.30.0+knarr2", "": version.Version, "v99.0.0+knarr1": "newer"} {
+		if err := os.RemoveAll(d.VersionFile()); err != nil {
+			t.Fatal(err)
+		}
+		if of != "" {
+			h.write(t, d.VersionFile(), of+"\n", 0o600)
+		}
+		file := filepath.Join(t.TempDir(), "b")
+		if _, err := Create(t.Context(), h.source(), file, Options{}); err != nil {
+			t.Fatal(err)
+		}
+		const upgraded = "v98.0.0+knarr1"
+		h.write(t, d.VersionFile(), upgraded+"\n", 0o600)
+		_, err := Restore(t.Context(), file, Target{DataDir: h.data, ConfigDir: h.config}, nil)
+		if want == "newer" {
+			if want = upgraded; err == nil || !strings.Contains(err.Error(), "newer") {
+				t.Errorf("a backup of %s: %v", of, err)
+			}
+		} else if err != nil {
+			t.Error(err)
+		}
+		if got, err := d.Stamp(); err != nil || got != want {
+			t.Errorf("after a restore of %q the data is that of %q, %v; want %q", of, got, err, want)
+		}
+	}
+}
+
+// TestNothingLeadsOutOfABackup has an archive with a link, and a file by way of it.
+func TestNothingLeadsOutOfABackup(t *testing.T) {
+	outside, inside := t.TempDir(), t.TempDir()
+	root, err := os.OpenRoot(inside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := put(root, &tar.Header{Name: "link", Typeflag: tar.TypeSymlink, Linkname: outside}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(root, &tar.Header{Name: "link/file", Typeflag: tar.TypeReg, Mode: 0o600}, strings.NewReader("x")); err == nil {
+		t.Error("a file was written by way of a link")
+	}
+	if left, err := os.ReadDir(outside); err != nil || len(left) != 0 {
+		t.Errorf("outside there is %v, %v", left, err)
 	}
 }
 
@@ -401,5 +482,31 @@ func TestSchedulerMakesBackups(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestSchedulerSendsLater has nowhere to send a backup to at first: it is sent once that can be, and not made again.
+func TestSchedulerSendsLater(t *testing.T) {
+	h := newHost(t)
+	h.fill(t)
+	f := &fakeS3{objects: map[string][]byte{}}
+	s := newRemote(t, f).s
+	missing := errors.New("there is no Secret")
+	dir := t.TempDir()
+	x := NewScheduler(Schedule{
+		Series: DefaultSeries, Source: h.source(), Dir: dir, Keep: 3, Place: Place{Read: func(context.Context) (S3, error) { return s, missing }},
+	}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	every := schedule(t, "@every 12h")
+	if err := x.turn(t.Context(), every); !errors.Is(err, missing) {
+		t.Errorf("with nowhere to send it: %v", err)
+	}
+	missing = nil
+	for range 2 {
+		if err := x.turn(t.Context(), every); err != nil {
+			t.Error(err)
+		}
+	}
+	if files, err := List(dir); err != nil || len(files) != 1 || len(f.objects) != 1 {
+		t.Errorf("made %v, %v, sent %v; want one", files, err, f.objects)
 	}
 }

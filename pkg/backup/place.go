@@ -9,6 +9,8 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+
+	"github.com/knarr-io/knarr/pkg/atomicfile"
 )
 
 // Place tells where in an S3 service backups are kept besides a directory: at Fixed, else where Read says, which is asked
@@ -106,16 +108,16 @@ func (p Place) Fetch(ctx context.Context, name, into string) (file string, done 
 	if err != nil {
 		return "", nil, err
 	}
-	if err := os.MkdirAll(into, 0o755); err != nil {
-		return "", nil, fmt.Errorf("make directory to fetch the backup to: %w", err)
+	if err := atomicfile.MkdirAll(into, 0o700); err != nil {
+		return "", nil, fmt.Errorf("fetch backup: %w", err)
 	}
-	dir, err := os.MkdirTemp(into, "fetching-")
+	dir, remove, err := atomicfile.Scratch(into, "fetching-")
 	if err != nil {
-		return "", nil, fmt.Errorf("make directory to fetch the backup to: %w", err)
+		return "", nil, fmt.Errorf("fetch backup: %w", err)
 	}
 	file = filepath.Join(dir, "backup")
 	if err := remote.Download(ctx, path.Base(name), file); err != nil {
-		return "", nil, errors.Join(err, os.RemoveAll(dir))
+		return "", nil, errors.Join(err, remove())
 	}
-	return file, func() error { return os.RemoveAll(dir) }, nil
+	return file, remove, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -38,6 +39,8 @@ const retryAfter = 10 * time.Minute
 type Scheduler struct {
 	s   Schedule
 	log *slog.Logger
+	// unsent is the newest backup that could not be sent yet; empty for none.
+	unsent string
 }
 
 // NewScheduler describes a scheduler; nothing happens before Run.
@@ -80,11 +83,15 @@ func (x *Scheduler) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return fmt.Errorf("read schedule of backups %q: %w", x.s.Cron, err)
 	}
-	for wait := max(x.s.Settle, x.next(when, time.Now())); pause(ctx, wait); wait = x.next(when, time.Now()) {
-		if err := x.backUp(ctx); err != nil && ctx.Err() == nil {
-			x.log.Error("scheduled backup failed and will be tried again", "err", err, "in", retryAfter)
-			pause(ctx, retryAfter)
+	for wait := max(x.s.Settle, x.next(when, time.Now())); pause(ctx, wait); {
+		err := x.turn(ctx, when)
+		if wait = x.next(when, time.Now()); err == nil {
+			continue
 		}
+		if ctx.Err() == nil {
+			x.log.Error("scheduled backup failed and will be tried again", "err", err, "in", retryAfter)
+		}
+		wait = retryAfter
 	}
 	return nil
 }
@@ -114,6 +121,21 @@ func (x *Scheduler) next(when cron.Schedule, now time.Time) time.Duration {
 	return max(0, due.Sub(now))
 }
 
+// turn makes the backup that is due, and sends the newest that is not sent.
+func (x *Scheduler) turn(ctx context.Context, when cron.Schedule) (err error) {
+	if x.next(when, time.Now()) == 0 {
+		err = x.backUp(ctx)
+	}
+	if x.unsent == "" {
+		return err
+	}
+	sent := x.s.Place.Send(ctx, x.unsent, x.s.Series, -1)
+	if sent == nil || errors.Is(sent, fs.ErrNotExist) { // somebody has removed it
+		x.unsent = ""
+	}
+	return errors.Join(err, sent)
+}
+
 func (x *Scheduler) backUp(ctx context.Context) error {
 	began := time.Now()
 	file := filepath.Join(x.s.Dir, x.s.Series.Name(began))
@@ -121,8 +143,8 @@ func (x *Scheduler) backUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	x.unsent = file
 	removed, err := Prune(x.s.Dir, x.s.Series, x.s.Keep)
-	err = errors.Join(err, x.s.Place.Send(ctx, file, x.s.Series, -1))
 	x.log.Info("backup made", "file", file, "keys", info.Datastore.Keys, "revision", info.Datastore.Revision,
 		"took", time.Since(began).Round(time.Millisecond), "removed", len(removed))
 	return err

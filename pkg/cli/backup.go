@@ -18,6 +18,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/backup"
 	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/control"
+	"github.com/knarr-io/knarr/pkg/datadir"
 	"github.com/knarr-io/knarr/pkg/server"
 )
 
@@ -271,10 +272,14 @@ func restoreCommand(env Env) *cli.Command {
 				if pid, err := control.LockedPID(env.path(c.String("run-dir"))); err == nil && pid > 0 {
 					return failf("knarr runs (pid %d): stop it first with `knarr stop`", pid)
 				}
+				lock, err := datadir.New(s.DataDir).Hold() // a server that is started meanwhile is refused
+				if err != nil {
+					return failf("%w", err)
+				}
 				restored, err := backup.Restore(c.Context, file, backup.Target{
 					DataDir: s.DataDir, ConfigDir: env.path(configDir), OverwriteConfig: c.Bool("overwrite-config"),
 				}, server.BackupOptions(s).Passphrase)
-				if err != nil {
+				if err := errors.Join(err, lock.Close()); err != nil {
 					return failf("%w", err)
 				}
 				return printJSON(env, restored)

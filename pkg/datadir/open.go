@@ -115,11 +115,28 @@ func (d Dir) Open(version string, upgrade ...func(previous string) error) (_ *Lo
 				return nil, err
 			}
 		}
-		if err := atomicfile.Write(d.VersionFile(), []byte(version+"\n"), stampMode); err != nil {
-			return nil, fmt.Errorf("stamp data-dir %s with version %s: %w", d.root, version, err)
+		if err := d.SetStamp(version); err != nil {
+			return nil, err
 		}
 	}
 	return &Lock{Dir: d, Previous: previous, file: file}, nil
+}
+
+// Hold makes the data-dir if need be and locks it for who changes what is in it
+// and is no server, such as a restore: it may be of any version, and keeps its
+// stamp. It is given up by Close.
+func (d Dir) Hold() (io.Closer, error) {
+	if err := d.make(); err != nil {
+		return nil, err
+	}
+	file, err := d.lock()
+	if err != nil {
+		return nil, err
+	}
+	if err := writePID(file); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
 }
 
 // make makes the data-dir, for its owner only. Directories above it that are
@@ -196,32 +213,6 @@ func writePID(file *os.File) error {
 		return fmt.Errorf("write pid to %s: %w", file.Name(), err)
 	}
 	return nil
-}
-
-// previous is the version on the stamp, "" when there is none, or an error when
-// that is newer than version or cannot be read.
-func (d Dir) previous(version string) (string, error) {
-	running, err := parseRelease(version)
-	if err != nil {
-		return "", fmt.Errorf("read the version of this knarr: %w", err)
-	}
-	data, err := os.ReadFile(d.VersionFile())
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("read the version of data-dir %s: %w", d.root, err)
-	}
-	stamp := strings.TrimSpace(string(data))
-	wrote, err := parseRelease(stamp)
-	if err != nil {
-		return "", fmt.Errorf("read the version of data-dir %s: %s is damaged: %w: write the version that used the data-dir last into it",
-			d.root, d.VersionFile(), err)
-	}
-	if wrote.compare(running) > 0 {
-		return "", &NewerError{Root: d.root, Stamp: stamp, Running: version}
-	}
-	return stamp, nil
 }
 
 // checkSpace looks at the file system of the data-dir, or of the nearest

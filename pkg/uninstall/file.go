@@ -77,7 +77,22 @@ func (f *finder) places() ([]place, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(append(all, data...), place{path: f.path(f.ConfigDir), note: "configuration", data: true}), nil
+	return append(append(all, data...), f.configPlaces()...), nil
+}
+
+// configPlaces are the configuration, and what restores have put beside it.
+func (f *finder) configPlaces() []place {
+	all := []place{{path: f.path(f.ConfigDir), note: "configuration", data: true}}
+	for _, end := range []string{".restored-*", ".before-restore-*", ".restoring"} {
+		paths, err := filepath.Glob(f.path(f.ConfigDir) + end)
+		if err != nil {
+			continue // the directory's name is a pattern that cannot be
+		}
+		for _, path := range paths {
+			all = append(all, place{path: path, note: "configuration of before or after a restore", data: true})
+		}
+	}
+	return all
 }
 
 // kubeadmFile is a file of a node that kubeadm set up, "" when there is none.

@@ -102,6 +102,8 @@ func installed(t *testing.T) Layout {
 		"etc/cni/net.d/10-knarr.conflist":                                            "x",
 		"etc/cni/net.d/87-podman.conflist":                                           "foreign",
 		"etc/knarr/config.yaml":                                                      "x",
+		"etc/knarr.restored-20260101T000000Z/config.yaml":                            "x",
+		"etc/knarr.before-restore-20260101T000000Z/config.yaml":                      "x",
 		"run/knarr/containerd/containerd.sock":                                       "x",
 		"run/containerd/containerd.sock":                                             "foreign",
 		"run/containerd/s/ours":                                                      "x",
