@@ -16,22 +16,9 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-)
 
-// eventually waits for ok, which must come true within a generous time.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(time.Minute)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("waited a minute for %s", what)
-		}
-	}
-}
+	"github.com/knarr-io/knarr/tests/bed"
+)
 
 // serve answers TLS handshakes with config until the test ends.
 func serve(t *testing.T, config *tls.Config) (addr string) {
@@ -87,11 +74,11 @@ func TestServingCertificateIsReloaded(t *testing.T) {
 	}
 	c.ExtraSANs = []string{"new.example.com"}
 	mustEnsure(t, testNow(), c)
-	eventually(t, "the new name", func() bool { return dial("new.example.com") == nil })
+	bed.Until(t, "the new name", func() bool { return dial("new.example.com") == nil })
 
 	// Half written by hand: the one before goes on serving.
 	spill(t, c.LeafPair(APIServerServing).Cert, []byte("half a"))
-	eventually(t, "a look at the files", func() bool {
+	bed.Until(t, "a look at the files", func() bool {
 		holder.mu.Lock()
 		defer holder.mu.Unlock()
 		return time.Since(holder.checked) >= reloadInterval
@@ -174,7 +161,7 @@ func TestClientGoReloads(t *testing.T) {
 	if _, err := Rotate(now, c, []string{"scheduler"}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the new client certificate", func() bool { return who() == want() })
+	bed.Until(t, "the new client certificate", func() bool { return who() == want() })
 }
 
 // serveIdentity answers each request with the client certificate it came with.

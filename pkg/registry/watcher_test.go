@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"context"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -9,74 +8,26 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
+
+	"github.com/knarr-io/knarr/tests/bed"
 )
 
-const patience = time.Minute
-
-// until waits for a condition.
-func until(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(patience)
-	for !condition() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("waited in vain until %s", what)
-		}
-	}
-}
-
-// journal is a log to look into.
-type journal struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (j *journal) Write(b []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.Write(b)
-}
-
-func (j *journal) has(text string) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return strings.Contains(j.text.String(), text)
-}
-
-// bed is a running Watcher.
-type bed struct {
+// running is a Watcher that runs.
+type running struct {
 	t         *testing.T
 	file, dir string
-	journal   *journal
+	journal   *bed.Journal
 }
 
-func start(t *testing.T, file string) bed {
+func start(t *testing.T, file string) running {
 	t.Helper()
-	b := bed{t, file, filepath.Join(t.TempDir(), "certs.d"), &journal{}}
+	b := running{t, file, filepath.Join(t.TempDir(), "certs.d"), &bed.Journal{}}
 	w := NewWatcher(Options{File: b.file, Dir: b.dir}, slog.New(slog.NewTextHandler(b.journal, nil)))
 	if err := w.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- w.Run(ctx, func() { close(ready) }) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("the watcher ended with %v", err)
-		}
-	})
-	select {
-	case <-ready:
-	case <-time.After(patience):
-		t.Fatal("the watcher does not get ready")
-	}
+	bed.Run(t, w)
 	return b
 }
 
@@ -88,7 +39,7 @@ func put(t *testing.T, file, text string) {
 }
 
 // hosts are the registries that containerd finds something about.
-func (b bed) hosts() string {
+func (b running) hosts() string {
 	found, err := filepath.Glob(filepath.Join(b.dir, "*"))
 	if err != nil {
 		b.t.Fatal(err)
@@ -99,9 +50,9 @@ func (b bed) hosts() string {
 	return strings.Join(found, " ")
 }
 
-func (b bed) await(hosts string) {
+func (b running) await(hosts string) {
 	b.t.Helper()
-	until(b.t, "there are files for: "+hosts, func() bool { return b.hosts() == hosts })
+	bed.Until(b.t, "there are files for: "+hosts, func() bool { return b.hosts() == hosts })
 }
 
 func TestTheWatcherFollows(t *testing.T) {
@@ -116,12 +67,12 @@ func TestTheWatcherFollows(t *testing.T) {
 	b.await("c.example.com")
 
 	put(t, b.file, "mirrors: {c.example.com: {endpoints: [d.example.com]}}")
-	until(t, "the mistake is reported", func() bool { return b.journal.has("unknown key") && b.journal.has("stays as it was") })
+	bed.Until(t, "the mistake is reported", func() bool { return b.journal.Has("unknown key") && b.journal.Has("stays as it was") })
 	b.await("c.example.com")
 
 	put(t, b.file, "configs: {e.example.com: {auth: {token: secret}}}")
-	until(t, "the log names the limit", func() bool { return b.journal.has("after a restart of knarr") })
-	if b.journal.has("secret") {
+	bed.Until(t, "the log names the limit", func() bool { return b.journal.Has("after a restart of knarr") })
+	if b.journal.Has("secret") {
 		t.Error("the log holds a secret")
 	}
 	b.await("")

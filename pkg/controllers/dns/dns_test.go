@@ -1,7 +1,7 @@
 package dns
 
 import (
-	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"strings"
@@ -10,9 +10,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/knarr-io/knarr/tests/bed"
+	"github.com/knarr-io/knarr/tests/bed/api"
 )
 
 func node(name string, labels map[string]string, addresses ...string) *corev1.Node {
@@ -78,39 +80,18 @@ func TestPlace(t *testing.T) {
 // start runs the controller until the test ends.
 func start(t *testing.T, c Config, client kubernetes.Interface) {
 	t.Helper()
-	factory := informers.NewSharedInformerFactory(client, 0)
-	controller := New(c, func() (kubernetes.Interface, error) { return client, nil },
-		func() informers.SharedInformerFactory { return factory }, slog.New(slog.DiscardHandler))
-	ctx, cancel := context.WithCancel(t.Context())
-	ready, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- controller.Run(ctx, func() { close(ready) }) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run() = %v", err)
-		}
-		factory.Shutdown()
-	})
-	select {
-	case <-ready:
-	case err := <-done:
-		done <- nil
-		t.Fatalf("Run() = %v before it was ready", err)
-	case <-time.After(20 * time.Second):
-		t.Fatal("not ready after 20 s")
-	}
+	bed.Run(t, New(c, api.Client(client), api.Informers(t, client), slog.New(slog.DiscardHandler)))
 }
 
 // eventually waits until what is there is as wanted.
 func eventually(t *testing.T, what, want string, get func() string) {
 	t.Helper()
-	got := ""
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); <-time.After(5 * time.Millisecond) {
-		if got = get(); got == want {
-			return
+	bed.Eventually(t, what, func() error {
+		if got := get(); got != want {
+			return fmt.Errorf("it is %q, want %q", got, want)
 		}
-	}
-	t.Fatalf("%s is %q, want %q", what, got, want)
+		return nil
+	})
 }
 
 func configMap(name string, data map[string]string) *corev1.ConfigMap {

@@ -9,15 +9,16 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/knarr-io/knarr/tests/bed"
+	"github.com/knarr-io/knarr/tests/bed/api"
 )
 
 // TestDeletedNodeLosesItsMember has the first attempt fail, as it does while other members are down.
 func TestDeletedNodeLosesItsMember(t *testing.T) {
 	node := func(name string) *corev1.Node { return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}} }
 	client := fake.NewClientset(node("stays"), node("goes"))
-	factory := informers.NewSharedInformerFactory(client, 0)
 	asked := make(chan string, 10)
 	failed := false
 	remove := func(_ context.Context, node string) ([]string, error) {
@@ -28,12 +29,9 @@ func TestDeletedNodeLosesItsMember(t *testing.T) {
 		}
 		return []string{node + "-01234567"}, nil
 	}
-	c := New(func() informers.SharedInformerFactory { return factory }, remove, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	ctx, cancel := context.WithCancel(t.Context())
-	ready, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- c.Run(ctx, func() { close(ready) }) }()
-	<-ready
-	if err := client.CoreV1().Nodes().Delete(ctx, "goes", metav1.DeleteOptions{}); err != nil {
+	c := New(api.Informers(t, client), remove, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	stop := bed.Run(t, c)
+	if err := client.CoreV1().Nodes().Delete(t.Context(), "goes", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -46,11 +44,7 @@ func TestDeletedNodeLosesItsMember(t *testing.T) {
 			t.Fatal("no member was removed")
 		}
 	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	factory.Shutdown()
+	stop()
 	if len(asked) > 0 {
 		t.Errorf("asked once more, for %s", <-asked)
 	}

@@ -1,7 +1,6 @@
 package localpath
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -18,88 +16,39 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/knarr-io/knarr/tests/bed"
+	"github.com/knarr-io/knarr/tests/bed/api"
 )
 
-const patience = time.Minute
-
-// bed is a cluster of a fake API, our controller, and nodes with our keepers. The test does what upstream's controllers do.
-type bed struct {
+// cluster is a fake API, our controller, and nodes with our keepers. The test does what upstream's controllers do.
+type cluster struct {
 	t      *testing.T
 	client *fake.Clientset
 	quotas map[string]*fakeQuota
 	roots  map[string]string
 }
 
-func start(t *testing.T, objects ...runtime.Object) *bed {
+func start(t *testing.T, objects ...runtime.Object) *cluster {
 	t.Helper()
-	b := &bed{t, fake.NewClientset(objects...), map[string]*fakeQuota{}, map[string]string{}}
-	factory := informers.NewSharedInformerFactory(b.client, 0)
-	// The tracker's informers end with the controller's context.
-	t.Cleanup(factory.Shutdown)
-	b.run(New(b.api, func() informers.SharedInformerFactory { return factory }, slog.New(slog.DiscardHandler)))
+	b := &cluster{t, fake.NewClientset(objects...), map[string]*fakeQuota{}, map[string]string{}}
+	bed.Run(t, New(b.api(), api.Informers(t, b.client), slog.New(slog.DiscardHandler)))
 	return b
 }
 
-func (b *bed) api() (kubernetes.Interface, error) { return b.client, nil }
-
-// run runs a component until the returned function is called, or the test ends.
-func (b *bed) run(c interface {
-	Run(context.Context, func()) error
-}) (stop func()) {
-	b.t.Helper()
-	ctx, cancel := context.WithCancel(b.t.Context())
-	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- c.Run(ctx, func() { close(ready) }) }()
-	done := false
-	stop = func() {
-		if cancel(); done {
-			return
-		}
-		done = true
-		if err := <-ended; err != nil {
-			b.t.Errorf("the component ended with %v", err)
-		}
-	}
-	b.t.Cleanup(stop)
-	select {
-	case <-ready:
-	case <-time.After(patience):
-		b.t.Fatal("the component does not get ready")
-	}
-	return stop
-}
+func (b *cluster) api() func() (kubernetes.Interface, error) { return api.Client(b.client) }
 
 // keeper runs what a node runs.
-func (b *bed) keeper(node string) (stop func()) {
+func (b *cluster) keeper(node string) (stop func()) {
 	b.t.Helper()
 	if b.quotas[node] == nil {
 		b.quotas[node], b.roots[node] = newFakeQuota(), b.t.TempDir()
 	}
-	k := NewKeeper(node, b.roots[node], b.api, slog.New(slog.DiscardHandler))
+	k := NewKeeper(node, b.roots[node], b.api(), slog.New(slog.DiscardHandler))
 	k.volumes.quota = b.quotas[node]
-	return b.run(k)
-}
-
-// eventually waits until try returns nil.
-func (b *bed) eventually(what string, try func() error) {
-	b.t.Helper()
-	deadline := time.After(patience)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		select {
-		case <-deadline:
-			b.t.Fatalf("wait for %s: %v", what, err)
-		case <-tick.C:
-		}
-	}
+	return bed.Run(b.t, k)
 }
 
 func testNode(name string) *corev1.Node {
@@ -122,10 +71,10 @@ func testClaim(node, size string) *corev1.PersistentVolumeClaim {
 }
 
 // volume waits for the PersistentVolume of the claim.
-func (b *bed) volume() *corev1.PersistentVolume {
+func (b *cluster) volume() *corev1.PersistentVolume {
 	b.t.Helper()
 	var pv *corev1.PersistentVolume
-	b.eventually("the volume", func() (err error) {
+	bed.Eventually(b.t, "the volume", func() (err error) {
 		pv, err = b.client.CoreV1().PersistentVolumes().Get(b.t.Context(), volumeA, metav1.GetOptions{})
 		return err
 	})
@@ -133,7 +82,7 @@ func (b *bed) volume() *corev1.PersistentVolume {
 }
 
 // bind does what upstream's controller does with a claim and its volume.
-func (b *bed) bind() {
+func (b *cluster) bind() {
 	b.t.Helper()
 	pv := b.volume().DeepCopy()
 	pv.Status.Phase = corev1.VolumeBound
@@ -150,7 +99,7 @@ func (b *bed) bind() {
 }
 
 // unbind does what happens when a claim is deleted.
-func (b *bed) unbind() {
+func (b *cluster) unbind() {
 	b.t.Helper()
 	b.must(b.client.CoreV1().PersistentVolumeClaims("ns").Delete(b.t.Context(), "claim", metav1.DeleteOptions{}))
 	pv := b.volume().DeepCopy()
@@ -159,7 +108,7 @@ func (b *bed) unbind() {
 	b.must(err)
 }
 
-func (b *bed) must(err error) {
+func (b *cluster) must(err error) {
 	b.t.Helper()
 	if err != nil {
 		b.t.Fatal(err)
@@ -167,10 +116,10 @@ func (b *bed) must(err error) {
 }
 
 // there waits until a directory of a node is there, or is not.
-func (b *bed) there(node string, want bool) {
+func (b *cluster) there(node string, want bool) {
 	b.t.Helper()
 	v := volumes{root: b.roots[node]}
-	b.eventually(fmt.Sprintf("the directory on %s to be there: %v", node, want), func() error {
+	bed.Eventually(b.t, fmt.Sprintf("the directory on %s to be there: %v", node, want), func() error {
 		_, err := os.Stat(v.path(volumeA))
 		if (err == nil) != want {
 			return fmt.Errorf("it is not so: %w", err)
@@ -180,9 +129,9 @@ func (b *bed) there(node string, want bool) {
 }
 
 // quiet waits until there are no orders and answers on a node.
-func (b *bed) quiet(node string) {
+func (b *cluster) quiet(node string) {
 	b.t.Helper()
-	b.eventually("the annotations of node "+node+" to be empty", func() error {
+	bed.Eventually(b.t, "the annotations of node "+node+" to be empty", func() error {
 		n, err := b.client.CoreV1().Nodes().Get(b.t.Context(), node, metav1.GetOptions{})
 		if err == nil && len(n.Annotations) > 0 {
 			err = fmt.Errorf("they are %v", n.Annotations)
@@ -192,22 +141,9 @@ func (b *bed) quiet(node string) {
 }
 
 // told waits for an event that contains text.
-func (b *bed) told(reason, text string) {
+func (b *cluster) told(reason, text string) {
 	b.t.Helper()
-	b.eventually(fmt.Sprintf("an event %s with %q", reason, text), func() error {
-		list, err := b.client.CoreV1().Events("").List(b.t.Context(), metav1.ListOptions{})
-		if err != nil {
-			return err
-		}
-		var seen []string
-		for _, e := range list.Items {
-			if e.Reason == reason && strings.Contains(e.Message, text) {
-				return nil
-			}
-			seen = append(seen, e.Reason+": "+e.Message)
-		}
-		return fmt.Errorf("there are %q", seen)
-	})
+	api.Told(b.t, b.client, reason, text)
 }
 
 func TestProvisionResizeDelete(t *testing.T) {
@@ -228,7 +164,7 @@ func TestProvisionResizeDelete(t *testing.T) {
 	claims := b.client.CoreV1().PersistentVolumeClaims("ns")
 	_, err := claims.Patch(t.Context(), "claim", types.MergePatchType, []byte(`{"spec":{"resources":{"requests":{"storage":"3Gi"}}}}`), metav1.PatchOptions{})
 	b.must(err)
-	b.eventually("the claim to have grown", func() error {
+	bed.Eventually(b.t, "the claim to have grown", func() error {
 		c, err := claims.Get(t.Context(), "claim", metav1.GetOptions{})
 		if err == nil && c.Status.Capacity.Storage().String() != "3Gi" {
 			err = fmt.Errorf("it has %v", c.Status.Capacity)
@@ -242,7 +178,7 @@ func TestProvisionResizeDelete(t *testing.T) {
 
 	b.unbind()
 	b.there("a", false)
-	b.eventually("the volume to go", func() error {
+	bed.Eventually(b.t, "the volume to go", func() error {
 		_, err := b.client.CoreV1().PersistentVolumes().Get(t.Context(), volumeA, metav1.GetOptions{})
 		if err == nil {
 			return errors.New("it is there")
@@ -271,7 +207,7 @@ func TestRetain(t *testing.T) {
 	pv.DeletionTimestamp = &now
 	_, err := b.client.CoreV1().PersistentVolumes().Update(t.Context(), pv, metav1.UpdateOptions{})
 	b.must(err)
-	b.eventually("the volume to be let go", func() error {
+	bed.Eventually(b.t, "the volume to be let go", func() error {
 		got, err := b.client.CoreV1().PersistentVolumes().Get(t.Context(), volumeA, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
@@ -287,7 +223,7 @@ func TestRetain(t *testing.T) {
 // A node that ended after it made the directory goes on where it was.
 func TestNodeComesBack(t *testing.T) {
 	b := start(t, testNode("a"), testClass(corev1.PersistentVolumeReclaimDelete), testClaim("a", "1Gi"))
-	b.eventually("an order", func() error {
+	bed.Eventually(b.t, "an order", func() error {
 		n, err := b.client.CoreV1().Nodes().Get(t.Context(), "a", metav1.GetOptions{})
 		if err == nil && len(parse[Order](n, AnnotationOrders)) != 1 {
 			err = errors.New("none yet")
@@ -318,7 +254,7 @@ func TestClaimGoesAway(t *testing.T) {
 
 func TestNodeIsGone(t *testing.T) {
 	b := start(t, testClass(corev1.PersistentVolumeReclaimDelete), testClaim("gone", "1Gi"))
-	b.eventually("another choice to be possible", func() error {
+	bed.Eventually(b.t, "another choice to be possible", func() error {
 		c, err := b.client.CoreV1().PersistentVolumeClaims("ns").Get(t.Context(), "claim", metav1.GetOptions{})
 		if err == nil && c.Annotations[annSelectedNode] != "" {
 			err = errors.New("the choice stands")

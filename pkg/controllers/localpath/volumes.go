@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/knarr-io/knarr/pkg/atomicfile"
 	"github.com/knarr-io/knarr/pkg/quota"
 )
 
@@ -80,7 +81,7 @@ func (v volumes) carryOut(name string, o Order) (Answer, error) {
 }
 
 func (v volumes) create(name string) error {
-	if err := os.MkdirAll(v.root, rootMode); err != nil {
+	if err := atomicfile.MkdirAll(v.root, rootMode); err != nil {
 		return fmt.Errorf("make the directory of local storage: %w", err)
 	}
 	r, err := v.open()

@@ -1,67 +1,48 @@
 package node
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	kubetesting "k8s.io/client-go/testing"
+
+	"github.com/knarr-io/knarr/tests/bed"
+	"github.com/knarr-io/knarr/tests/bed/api"
 )
 
-const patience = time.Minute
-
-// bed is a cluster made of a fake API with our controller.
-type bed struct {
+// cluster is a fake API with our controller.
+type cluster struct {
 	t      *testing.T
 	client *fake.Clientset
 }
 
 // start runs the controller until the test ends.
-func start(t *testing.T, objects ...runtime.Object) bed {
+func start(t *testing.T, objects ...runtime.Object) cluster {
 	t.Helper()
-	b := bed{t, fake.NewClientset(objects...)}
+	b := cluster{t, fake.NewClientset(objects...)}
 	b.run()
 	return b
 }
 
-func (b bed) run() {
+func (b cluster) run() {
 	b.t.Helper()
-	ctx, cancel := context.WithCancel(b.t.Context())
-	factory := informers.NewSharedInformerFactory(b.client, 0)
-	c := New(func() (kubernetes.Interface, error) { return b.client, nil },
-		func() informers.SharedInformerFactory { return factory }, slog.New(slog.DiscardHandler))
-	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- c.Run(ctx, func() { close(ready) }) }()
-	b.t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			b.t.Errorf("the controller ended with %v", err)
-		}
-		factory.Shutdown()
-	})
-	select {
-	case <-ready:
-	case <-time.After(patience):
-		b.t.Fatal("the controller does not get ready")
-	}
+	bed.Run(b.t, New(api.Client(b.client), api.Informers(b.t, b.client), slog.New(slog.DiscardHandler)))
 }
 
 // register does what a kubelet does.
-func (b bed) register(name string, annotations map[string]string) {
+func (b cluster) register(name string, annotations map[string]string) {
 	b.t.Helper()
 	_, err := b.client.CoreV1().Nodes().Create(b.t.Context(), registered(name, annotations), metav1.CreateOptions{})
 	if err != nil {
@@ -80,20 +61,18 @@ func registered(name string, annotations map[string]string) *corev1.Node {
 }
 
 // await waits until the node is as described.
-func (b bed) await(name, want string) {
+func (b cluster) await(name, want string) {
 	b.t.Helper()
-	got := ""
-	err := wait.PollUntilContextTimeout(b.t.Context(), time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
-		n, err := b.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+	bed.Eventually(b.t, "node "+name, func() error {
+		n, err := b.client.CoreV1().Nodes().Get(b.t.Context(), name, metav1.GetOptions{})
 		if err != nil {
-			return false, err
+			return err
 		}
-		got = describe(n)
-		return got == want, nil
+		if got := describe(n); got != want {
+			return fmt.Errorf("\ngot  %s\nwant %s", got, want)
+		}
+		return nil
 	})
-	if err != nil {
-		b.t.Fatalf("%v\ngot  %s\nwant %s", err, got, want)
-	}
 }
 
 func describe(n *corev1.Node) string {
@@ -105,7 +84,7 @@ func describe(n *corev1.Node) string {
 }
 
 // patches counts what the controller has written, by subresource.
-func (b bed) patches() (n map[string]int) {
+func (b cluster) patches() (n map[string]int) {
 	n = make(map[string]int)
 	for _, a := range b.client.Actions() {
 		if a.Matches("patch", "nodes") {
@@ -181,7 +160,7 @@ func TestHeartbeatsCauseNoWrites(t *testing.T) {
 }
 
 func TestFailuresAreTriedAgain(t *testing.T) {
-	b := bed{t, fake.NewClientset()}
+	b := cluster{t, fake.NewClientset()}
 	failures := []error{
 		errors.New("connection refused"),
 		apierrors.NewConflict(schema.GroupResource{Resource: "nodes"}, "a", errors.New("changed")),

@@ -1,85 +1,47 @@
 package servicelb
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	kubetesting "k8s.io/client-go/testing"
+
+	"github.com/knarr-io/knarr/tests/bed"
+	"github.com/knarr-io/knarr/tests/bed/api"
 )
 
-const patience = time.Minute
-
-// bed is a cluster made of a fake API with our controller.
-type bed struct {
+// cluster is a fake API with our controller.
+type cluster struct {
 	t      *testing.T
 	client *fake.Clientset
 }
 
-func start(t *testing.T, objects ...runtime.Object) bed {
+func start(t *testing.T, objects ...runtime.Object) cluster {
 	t.Helper()
-	b := bed{t, fake.NewClientset(objects...)}
+	b := cluster{t, fake.NewClientset(objects...)}
 	b.run()
 	return b
 }
 
 // run runs the controller until the test ends.
-func (b bed) run() {
+func (b cluster) run() {
 	b.t.Helper()
-	ctx, cancel := context.WithCancel(b.t.Context())
-	factory := informers.NewSharedInformerFactory(b.client, 0)
-	c := New(Config{Reserved: map[Port]string{{corev1.ProtocolTCP, 6443}: "the API"}},
-		func() (kubernetes.Interface, error) { return b.client, nil }, func() informers.SharedInformerFactory { return factory }, slog.New(slog.DiscardHandler))
-	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- c.Run(ctx, func() { close(ready) }) }()
-	b.t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			b.t.Errorf("the controller ended with %v", err)
-		}
-		factory.Shutdown()
-	})
-	select {
-	case <-ready:
-	case <-time.After(patience):
-		b.t.Fatal("the controller does not get ready")
-	}
-}
-
-// eventually waits until try returns nil.
-func (b bed) eventually(what string, try func() error) {
-	b.t.Helper()
-	deadline := time.After(patience)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		select {
-		case <-deadline:
-			b.t.Fatalf("wait for %s: %v", what, err)
-		case <-tick.C:
-		}
-	}
+	bed.Run(b.t, New(Config{Reserved: map[Port]string{{corev1.ProtocolTCP, 6443}: "the API"}},
+		api.Client(b.client), api.Informers(b.t, b.client), slog.New(slog.DiscardHandler)))
 }
 
 // listed waits until a Service has these addresses.
-func (b bed) listed(name string, want ...string) {
+func (b cluster) listed(name string, want ...string) {
 	b.t.Helper()
-	b.eventually(fmt.Sprintf("service %s to have %v", name, want), func() error {
+	bed.Eventually(b.t, fmt.Sprintf("service %s to have %v", name, want), func() error {
 		s, err := b.client.CoreV1().Services("ns").Get(b.t.Context(), name, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -92,26 +54,13 @@ func (b bed) listed(name string, want ...string) {
 }
 
 // told waits for an event that contains text.
-func (b bed) told(reason, text string) {
+func (b cluster) told(reason, text string) {
 	b.t.Helper()
-	b.eventually(fmt.Sprintf("an event %s with %q", reason, text), func() error {
-		list, err := b.client.CoreV1().Events("").List(b.t.Context(), metav1.ListOptions{})
-		if err != nil {
-			return err
-		}
-		var seen []string
-		for _, e := range list.Items {
-			if e.Reason == reason && strings.Contains(e.Message, text) {
-				return nil
-			}
-			seen = append(seen, e.Reason+": "+e.Message)
-		}
-		return fmt.Errorf("there are %q", seen)
-	})
+	api.Told(b.t, b.client, reason, text)
 }
 
 // change updates a Service.
-func (b bed) change(name string, change func(*corev1.Service)) {
+func (b cluster) change(name string, change func(*corev1.Service)) {
 	b.t.Helper()
 	services := b.client.CoreV1().Services("ns")
 	s, err := services.Get(b.t.Context(), name, metav1.GetOptions{})
@@ -124,13 +73,13 @@ func (b bed) change(name string, change func(*corev1.Service)) {
 }
 
 // report has a node answer.
-func (b bed) report(n *corev1.Node) {
+func (b cluster) report(n *corev1.Node) {
 	b.t.Helper()
 	_, err := b.client.CoreV1().Nodes().Update(b.t.Context(), n, metav1.UpdateOptions{})
 	b.must(err)
 }
 
-func (b bed) must(err error) {
+func (b cluster) must(err error) {
 	b.t.Helper()
 	if err != nil {
 		b.t.Fatal(err)
@@ -209,7 +158,7 @@ func TestServes(t *testing.T) {
 
 // An error of the API is not the end.
 func TestServeTriesAgain(t *testing.T) {
-	b := bed{t, fake.NewClientset(testNode("a", "TCP/80", "10.0.0.1"), testService("web", 1, 80))}
+	b := cluster{t, fake.NewClientset(testNode("a", "TCP/80", "10.0.0.1"), testService("web", 1, 80))}
 	failures := 3
 	b.client.PrependReactor("patch", "services", func(kubetesting.Action) (bool, runtime.Object, error) {
 		failures--
@@ -223,7 +172,7 @@ func TestRelease(t *testing.T) {
 	mine, theirs := listed(testService("mine", 1, 80), "10.0.0.1"), listed(testService("theirs", 1, 81), "10.0.0.9")
 	mine.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: fieldManager, Subresource: "status"}}
 	theirs.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "metallb", Subresource: "status"}, {Manager: fieldManager}}
-	b := bed{t, fake.NewClientset(testService("none", 1, 82))}
+	b := cluster{t, fake.NewClientset(testService("none", 1, 82))}
 	// The fake API keeps account of managers by itself, so it is told what to say.
 	b.client.PrependReactor("list", "services", func(kubetesting.Action) (bool, runtime.Object, error) {
 		return true, &corev1.ServiceList{Items: []corev1.Service{*mine, *theirs}}, nil

@@ -13,8 +13,6 @@ import (
 
 	"github.com/k3s-io/kine/pkg/server"
 	"go.uber.org/goleak"
-
-	"github.com/knarr-io/knarr/pkg/retry"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -46,17 +44,6 @@ func create(t *testing.T, b *Backend, key, value string) int64 {
 		t.Fatal(err)
 	}
 	return rev
-}
-
-// until waits for a condition that comes true by itself.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	poll := retry.Backoff{First: time.Millisecond, Max: 10 * time.Millisecond}
-	if err := retry.Until(ctx, what, poll, func(context.Context) (bool, error) { return ok(), nil }); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func TestOneServerPerDirectory(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/knarr-io/knarr/tests/bed"
 )
 
 // TestChurnLeavesABoundedFile updates a few keys many times, as heartbeats do, with a compaction now and then.
@@ -34,7 +36,7 @@ func TestChurnLeavesABoundedFile(t *testing.T) {
 			}
 		}
 	}
-	until(t, "the sweep", func() bool { return b.Settled() })
+	bed.Until(t, "the sweep", func() bool { return b.Settled() })
 	n, _, err := b.w.conn.ints("SELECT page_count - freelist_count, freelist_count FROM pragma_page_count, pragma_freelist_count")
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +70,7 @@ func TestVacuumGivesPagesBack(t *testing.T) {
 	if _, err := b.Compact(t.Context(), rev); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the file to shrink", func() bool { return pages(t, b) < full/2 })
+	bed.Until(t, "the file to shrink", func() bool { return pages(t, b) < full/2 })
 	if _, err := b.Verify(t.Context()); err != nil {
 		t.Error(err)
 	}

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/knarr-io/knarr/tests/bed"
 )
 
 // filled makes a store with some history, compacted in part, and returns its directory.
@@ -33,7 +35,7 @@ func filled(t *testing.T) string {
 			}
 		}
 	}
-	until(t, "the sweep", func() bool { return b.Settled() })
+	bed.Until(t, "the sweep", func() bool { return b.Settled() })
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}

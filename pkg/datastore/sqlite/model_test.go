@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/k3s-io/kine/pkg/server"
+
+	"github.com/knarr-io/knarr/tests/bed"
 )
 
 // model is the store as it should be: all of its history in a slice.
@@ -307,7 +309,7 @@ func (p *player) watch() {
 
 // settle waits until everything compacted was deleted, and checks that nothing else is left in the log.
 func (p *player) settle() {
-	until(p.t, "compaction to settle", p.b.Settled)
+	bed.Until(p.t, "compaction to settle", p.b.Settled)
 	live := p.m.at(span{}, p.m.compacted)
 	want := int64(len(live)) + p.m.current() - p.m.compacted
 	for _, kv := range live {

@@ -16,24 +16,9 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/knarr-io/knarr/tests/bed"
 )
-
-const patience = time.Minute
-
-// until waits for a condition.
-func until(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(patience)
-	for !condition() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("waited in vain until %s", what)
-		}
-	}
-}
 
 // fakeStore takes "archives" that are lists of image names; one with "bad" in it is refused.
 type fakeStore struct {
@@ -106,63 +91,30 @@ func (s *fakeStore) holds(name string) bool {
 	return s.images[name] != ""
 }
 
-// journal is a log to look into.
-type journal struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (j *journal) Write(b []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.Write(b)
-}
-
-func (j *journal) has(text string) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return strings.Contains(j.text.String(), text)
-}
-
-// bed is a directory with a component and a fake containerd.
-type bed struct {
+// folder is a directory with a component and a fake containerd.
+type folder struct {
 	t       *testing.T
 	config  Config
 	store   *fakeStore
-	journal *journal
+	journal *bed.Journal
 }
 
-func newBed(t *testing.T) bed {
+func newBed(t *testing.T) folder {
 	dir := t.TempDir()
-	return bed{t, Config{Dir: filepath.Join(dir, "images"), Record: filepath.Join(dir, "images.json"), Settle: 30 * time.Millisecond},
-		&fakeStore{images: make(digests)}, &journal{}}
+	return folder{t, Config{Dir: filepath.Join(dir, "images"), Record: filepath.Join(dir, "images.json"), Settle: 30 * time.Millisecond},
+		&fakeStore{images: make(digests)}, &bed.Journal{}}
 }
 
 // run starts the component, waits until it is ready, and returns what stops it.
-func (b bed) run() (stop func()) {
+func (b folder) run() (stop func()) {
 	b.t.Helper()
 	c := New(b.config, slog.New(slog.NewTextHandler(b.journal, nil)))
 	c.open = func() (store, func() error, error) { return b.store, func() error { return nil }, nil }
-	ctx, cancel := context.WithCancel(b.t.Context())
-	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- c.Run(ctx, func() { close(ready) }) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			b.t.Errorf("the component ended with %v", err)
-		}
-	})
-	b.t.Cleanup(stop)
-	select {
-	case <-ready:
-	case <-time.After(patience):
-		b.t.Fatal("the component does not get ready")
-	}
-	return stop
+	return bed.Run(b.t, c)
 }
 
 // put writes a file; old makes it one that was complete long ago.
-func (b bed) put(name, text string, old bool) {
+func (b folder) put(name, text string, old bool) {
 	b.t.Helper()
 	if err := os.MkdirAll(b.config.Dir, 0o755); err != nil {
 		b.t.Fatal(err)
@@ -178,16 +130,16 @@ func (b bed) put(name, text string, old bool) {
 	}
 }
 
-func (b bed) await(image string) {
+func (b folder) await(image string) {
 	b.t.Helper()
-	until(b.t, image+" is imported", func() bool { return b.store.holds(image) })
+	bed.Until(b.t, image+" is imported", func() bool { return b.store.holds(image) })
 }
 
 // wantDid waits until containerd has been asked for so many things, and compares.
-func (b bed) wantDid(want ...string) {
+func (b folder) wantDid(want ...string) {
 	b.t.Helper()
 	var got []string
-	until(b.t, fmt.Sprintf("containerd is asked for %q", want), func() bool {
+	bed.Until(b.t, fmt.Sprintf("containerd is asked for %q", want), func() bool {
 		got = append(got, b.store.did()...)
 		return len(got) >= len(want)
 	})
@@ -223,7 +175,7 @@ func TestAtStart(t *testing.T) {
 	}
 	b.run()
 	b.wantDid("import a1 a2", "import b", "import changed", "import d", "pull x", "pull y")
-	if !b.journal.has("unusable") {
+	if !b.journal.Has("unusable") {
 		t.Error("nobody says that the record is lost")
 	}
 }
@@ -234,7 +186,7 @@ func TestABadArchiveHoldsUpNoOther(t *testing.T) {
 	b.put("b.tar", "b", true)
 	stop := b.run()
 	b.wantDid("import bad", "import b")
-	if !b.journal.has("/a.tar") || b.journal.has("images imported\" file="+b.config.Dir+"/a.tar") {
+	if !b.journal.Has("/a.tar") || b.journal.Has("images imported\" file="+b.config.Dir+"/a.tar") {
 		t.Error("the bad archive is not reported by name")
 	}
 	b.put("a.tar", "good", false)
@@ -260,7 +212,7 @@ func TestWhileRunning(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	until(t, "the record forgets what is gone", func() bool {
+	bed.Until(t, "the record forgets what is gone", func() bool {
 		text, err := os.ReadFile(b.config.Record)
 		return err == nil && !strings.Contains(string(text), ".tar")
 	})
@@ -276,8 +228,8 @@ func TestAFileThatGrowsIsWaitedFor(t *testing.T) {
 	b.store.during = func() { b.put("a.tar", "whole", false) } // the next write comes while it is being imported
 	b.run()
 	b.await("whole")
-	if b.journal.has("level=ERROR") {
-		t.Errorf("half a file is an error:\n%s", b.journal.text.String())
+	if b.journal.Has("level=ERROR") {
+		t.Errorf("half a file is an error:\n%s", b.journal.String())
 	}
 }
 
@@ -296,7 +248,7 @@ func TestAListIsTriedAgain(t *testing.T) {
 			t.Errorf("after %v it is tried again in %v, want %v", waited, left, want)
 		}
 	}
-	if !b.journal.has("pull bad: no such image") {
+	if !b.journal.Has("pull bad: no such image") {
 		t.Error("the image is not named")
 	}
 	clear(i.pending)

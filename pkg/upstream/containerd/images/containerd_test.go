@@ -20,6 +20,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/knarr-io/knarr/pkg/upstream/containerd"
+	"github.com/knarr-io/knarr/tests/bed"
 )
 
 // inNamespace marks the process that has a mount and a network namespace of its own.
@@ -95,7 +96,7 @@ func daemon(t *testing.T) string {
 	case <-ready:
 	case err := <-ended:
 		t.Fatalf("containerd does not start: %v", err)
-	case <-time.After(patience):
+	case <-time.After(bed.Patience):
 		t.Fatal("containerd does not get ready")
 	}
 	return address
