@@ -48,6 +48,7 @@ type Extension interface {
 // Component is a kube-apiserver. Use [New].
 type Component struct {
 	options *options.ServerRunOptions
+	args    []string
 	seams   Seams
 	handler atomic.Pointer[http.Handler]
 	// up is closed when the component is ready.
@@ -59,10 +60,11 @@ type Component struct {
 func New(c Config, seams Seams) (*Component, error) {
 	s := options.NewServerRunOptions()
 	named := s.Flags()
-	if err := argv.ParseNamed(argsFlag, c.Args(), &named); err != nil {
+	args := c.Args()
+	if err := argv.ParseNamed(argsFlag, args, &named); err != nil {
 		return nil, err
 	}
-	return &Component{options: s, seams: seams, up: make(chan struct{})}, nil
+	return &Component{options: s, args: args, seams: seams, up: make(chan struct{})}, nil
 }
 
 // Name is "kube-apiserver".
@@ -88,7 +90,7 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	if err := c.useDatastore(); err != nil {
 		return err
 	}
-	server, err := c.build(ctx)
+	server, documents, err := c.build(ctx)
 	if err != nil {
 		return err
 	}
@@ -96,6 +98,7 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return fmt.Errorf("prepare kube-apiserver: %w", err)
 	}
+	documents.forgetDefinitions()
 	handler := http.Handler(server.GenericAPIServer.Handler)
 	c.handler.Store(&handler)
 	defer c.handler.Store(nil)
@@ -157,45 +160,57 @@ func (c *Component) waitReady(ctx context.Context) error {
 	}
 }
 
-func (c *Component) build(ctx context.Context) (*genericServer, error) {
+func (c *Component) build(ctx context.Context) (*genericServer, *documents, error) {
 	if c.options.InformerName == nil {
 		name, err := cache.NewInformerName("kube-apiserver")
 		if err != nil {
-			return nil, fmt.Errorf("name kube-apiserver's informers: %w", err)
+			return nil, nil, fmt.Errorf("name kube-apiserver's informers: %w", err)
 		}
 		c.options.InformerName = name
 	}
 	completed, err := c.options.Complete(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("complete kube-apiserver options: %w", err)
+		return nil, nil, fmt.Errorf("complete kube-apiserver options: %w", err)
 	}
 	if err := argv.Problems(argsFlag, completed.Validate()); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	config, err := app.NewConfig(completed)
 	if err != nil {
-		return nil, fmt.Errorf("configure kube-apiserver: %w", err)
+		return nil, nil, fmt.Errorf("configure kube-apiserver: %w", err)
 	}
 	c.useSeams(config)
+	takeDocuments(config)
+	generic := config.KubeAPIs.ControlPlane.Generic
+	hooks, err := takeSlowHooks(generic)
+	if err != nil {
+		return nil, nil, err
+	}
 	trustInProcess(&config.Aggregator.GenericConfig.Config.Authentication)
-	c.shortenLoopback(config.KubeAPIs.ControlPlane.Generic.LoopbackClientConfig)
+	c.shortenLoopback(generic.LoopbackClientConfig)
 	full, err := config.Complete()
 	if err != nil {
-		return nil, fmt.Errorf("complete kube-apiserver configuration: %w", err)
+		return nil, nil, fmt.Errorf("complete kube-apiserver configuration: %w", err)
 	}
 	server, err := app.CreateServerChain(full)
 	if err != nil {
-		return nil, fmt.Errorf("create kube-apiserver: %w", err)
+		return nil, nil, fmt.Errorf("create kube-apiserver: %w", err)
 	}
 	kube, ok := server.GenericAPIServer.NextDelegate().(*genericapiserver.GenericAPIServer)
 	if !ok {
-		return nil, fmt.Errorf("create kube-apiserver: %T is behind the aggregator", server.GenericAPIServer.NextDelegate())
+		return nil, nil, fmt.Errorf("create kube-apiserver: %T is behind the aggregator", server.GenericAPIServer.NextDelegate())
 	}
 	for _, e := range c.seams.Extensions {
 		if err := e.Install(kube); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	keepOpenAPIIndex(kube)
-	return server, nil
+	documents, err := installDocuments(kube, generic, c.args)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := hooks.install(server.GenericAPIServer, generic); err != nil {
+		return nil, nil, err
+	}
+	return server, documents, nil
 }

@@ -136,19 +136,28 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	return nil
 }
 
-// build makes the controllers that the configuration enables; the first, as upstream has it, is the one that makes
+// build makes the controllers that the configuration enables. The first, as upstream has it, is the one that makes
 // tokens for Secrets, which upstream's own list has for its name only (controllermanager.go:160).
 func (c *Component) build(ctx context.Context, cc app.ControllerContext) ([]app.Controller, error) {
 	descriptors := app.NewControllerDescriptors()
-	tokens := descriptors[names.ServiceAccountTokenController]
-	delete(descriptors, names.ServiceAccountTokenController)
 	var controllers []app.Controller
-	if cc.IsControllerEnabled(tokens) {
-		t, err := c.newTokens(ctx, cc)
+	for _, own := range []struct {
+		name string
+		make func(context.Context, app.ControllerContext) (app.Controller, error)
+	}{
+		{names.ServiceAccountTokenController, c.newTokens},
+		{names.ValidatingAdmissionPolicyStatusController, newPolicyStatus},
+	} {
+		enabled := cc.IsControllerEnabled(descriptors[own.name])
+		delete(descriptors, own.name)
+		if !enabled {
+			continue
+		}
+		made, err := own.make(ctx, cc)
 		if err != nil {
 			return nil, err
 		}
-		controllers = append(controllers, t)
+		controllers = append(controllers, made)
 	}
 	var rest []app.Controller
 	var err error
