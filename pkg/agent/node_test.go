@@ -2,30 +2,21 @@ package agent
 
 import (
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/datadir"
 	"github.com/knarr-io/knarr/pkg/pki"
 	"github.com/knarr-io/knarr/pkg/upstream/host"
+	"github.com/knarr-io/knarr/tests/bed"
 	"github.com/knarr-io/knarr/tests/golden"
 )
 
 // given makes the node that a command line leads to on machine h.
 func given(t *testing.T, h host.Host, line ...string) Node {
 	t.Helper()
-	in := config.Input{WorkDir: "/", Hostname: "box", FS: os.DirFS(t.TempDir())}
-	for _, l := range line {
-		name, value, _ := strings.Cut(l, "=")
-		in.CommandLine = append(in.CommandLine, config.Occurrence{Name: name, Value: value})
-	}
-	c, err := config.LoadServer(in)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := bed.Server(t, line...)
 	return Node{
 		Common:  c.Common,
 		Cluster: Cluster{Network: c.Network, DNS: c.ClusterDNS().Slice(), KubeProxy: true, PauseImage: "docker.io/knarr/pause:1"},

@@ -17,27 +17,14 @@ import (
 	"github.com/knarr-io/knarr/pkg/join"
 	"github.com/knarr-io/knarr/pkg/pki"
 	"github.com/knarr-io/knarr/pkg/token"
+	"github.com/knarr-io/knarr/tests/bed"
 )
 
 // open runs a datastore, in which servers that do not share a disk could be.
 func open(t *testing.T) func() (*clientv3.Client, error) {
 	t.Helper()
 	db := datastore.New(datastore.Config{Dir: t.TempDir()}, slog.New(slog.DiscardHandler))
-	ctx, cancel := context.WithCancel(context.Background())
-	up, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- db.Run(ctx, func() { close(up) }) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	select {
-	case <-up:
-	case err := <-done:
-		done <- nil
-		t.Fatal(err)
-	}
+	bed.Run(t, db)
 	return db.Client
 }
 

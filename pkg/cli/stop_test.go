@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/knarr-io/knarr/pkg/control"
 	"github.com/knarr-io/knarr/pkg/lifecycle"
+	"github.com/knarr-io/knarr/tests/bed"
 )
 
 // role makes the test executable play a knarr process, see play.
@@ -81,19 +81,7 @@ func play(as, dir string) {
 // channel gives the end of it.
 func (c *command) running(t *testing.T, as string) (pid int, ended <-chan struct{}) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], filepath.Join(c.root, "run/knarr"))
-	cmd.Env = append(os.Environ(), role+"="+as)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
-		t.Fatal(err)
-	}
+	cmd := bed.Again(t, role+"="+as, filepath.Join(c.root, "run/knarr"))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

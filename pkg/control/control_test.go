@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/knarr-io/knarr/pkg/lifecycle"
+	"github.com/knarr-io/knarr/tests/bed"
 )
 
 // runServer starts a server in dir and returns a function that stops it and waits.
@@ -125,18 +126,7 @@ func TestLeftoversOfKilledServerAreTakenOver(t *testing.T) {
 		holdUntilKilled(t, dir)
 	}
 	dir := t.TempDir()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestLeftoversOfKilledServerAreTakenOver$")
-	cmd.Env = append(os.Environ(), "CONTROL_TEST_DIR="+dir)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
-		t.Fatal(err)
-	}
+	cmd := bed.Again(t, "CONTROL_TEST_DIR="+dir, "-test.run=^TestLeftoversOfKilledServerAreTakenOver$")
 	if pid, err := LockedPID(dir); err != nil || pid != cmd.Process.Pid {
 		t.Errorf("pid is %d, %v; want %d", pid, err, cmd.Process.Pid)
 	}

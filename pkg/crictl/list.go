@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -53,6 +54,39 @@ func newest[T any](all []T, o ListOptions) []T {
 	return all
 }
 
+// identified is what has an id: a container, a pod, an image.
+type identified interface{ GetId() string }
+
+// plainly shows a list in another form than a table, if o asks for one: ids alone, or the runtime's whole answer.
+func plainly[T identified](c *Client, o ListOptions, all []T, answer proto.Message) (done bool, err error) {
+	switch {
+	case o.Quiet:
+		ids := make([]string, len(all))
+		for i, one := range all {
+			ids[i] = one.GetId()
+		}
+		return true, c.lines(ids)
+	case o.Format == JSON || o.Format == YAML:
+		return true, c.message(answer, o.Format)
+	}
+	return false, nil
+}
+
+// patterns are the regular expressions of the command line.
+type patterns struct{ name, namespace, image *regexp.Regexp }
+
+func (o ListOptions) patterns() (p patterns, err error) {
+	for _, f := range []struct {
+		flag, expression string
+		into             **regexp.Regexp
+	}{{"name", o.Name, &p.name}, {"namespace", o.Namespace, &p.namespace}, {"image", o.Image, &p.image}} {
+		if *f.into, err = pattern(f.flag, f.expression); err != nil {
+			return p, err
+		}
+	}
+	return p, nil
+}
+
 // pattern compiles a regular expression of the command line; "" matches all.
 func pattern(flag, expression string) (*regexp.Regexp, error) {
 	compiled, err := regexp.Compile(expression)
@@ -68,15 +102,8 @@ func (c *Client) PS(ctx context.Context, o ListOptions) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case o.Quiet:
-		var ids []string
-		for _, container := range all {
-			ids = append(ids, container.GetId())
-		}
-		return c.lines(ids)
-	case o.Format == JSON || o.Format == YAML:
-		return c.message(&runtimeapi.ListContainersResponse{Containers: all}, o.Format)
+	if done, err := plainly(c, o, all, &runtimeapi.ListContainersResponse{Containers: all}); done {
+		return err
 	}
 	rows := [][]string{{"CONTAINER", "IMAGE", "CREATED", "STATE", "NAME", "ATTEMPT", "POD ID", "POD", "NAMESPACE"}}
 	for _, p := range all {
@@ -102,15 +129,7 @@ func (c *Client) containers(ctx context.Context, o ListOptions) ([]*runtimeapi.C
 	case !o.All && o.Last == 0 && !o.Latest:
 		filter.State = &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING}
 	}
-	name, err := pattern("name", o.Name)
-	if err != nil {
-		return nil, err
-	}
-	namespace, err := pattern("namespace", o.Namespace)
-	if err != nil {
-		return nil, err
-	}
-	image, err := pattern("image", o.Image)
+	want, err := o.patterns()
 	if err != nil {
 		return nil, err
 	}
@@ -119,8 +138,8 @@ func (c *Client) containers(ctx context.Context, o ListOptions) ([]*runtimeapi.C
 		return nil, fmt.Errorf("list containers: %w", plain(err))
 	}
 	all = slices.DeleteFunc(all, func(p *runtimeapi.Container) bool {
-		return !name.MatchString(p.GetMetadata().GetName()) || !namespace.MatchString(p.GetLabels()[labelNamespace]) ||
-			!image.MatchString(p.GetImage().GetImage()+" "+p.GetImageRef()+" "+p.GetImageId())
+		return !want.name.MatchString(p.GetMetadata().GetName()) || !want.namespace.MatchString(p.GetLabels()[labelNamespace]) ||
+			!want.image.MatchString(p.GetImage().GetImage()+" "+p.GetImageRef()+" "+p.GetImageId())
 	})
 	sort.SliceStable(all, func(i, j int) bool { return all[i].GetCreatedAt() > all[j].GetCreatedAt() })
 	return newest(all, o), nil
@@ -132,15 +151,8 @@ func (c *Client) Pods(ctx context.Context, o ListOptions) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case o.Quiet:
-		var ids []string
-		for _, pod := range all {
-			ids = append(ids, pod.GetId())
-		}
-		return c.lines(ids)
-	case o.Format == JSON || o.Format == YAML:
-		return c.message(&runtimeapi.ListPodSandboxResponse{Items: all}, o.Format)
+	if done, err := plainly(c, o, all, &runtimeapi.ListPodSandboxResponse{Items: all}); done {
+		return err
 	}
 	rows := [][]string{{"POD ID", "CREATED", "STATE", "NAME", "NAMESPACE", "ATTEMPT", "RUNTIME"}}
 	for _, p := range all {
@@ -165,11 +177,7 @@ func (c *Client) pods(ctx context.Context, o ListOptions) ([]*runtimeapi.PodSand
 		}
 		filter.State = &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState(value)}
 	}
-	name, err := pattern("name", o.Name)
-	if err != nil {
-		return nil, err
-	}
-	namespace, err := pattern("namespace", o.Namespace)
+	want, err := o.patterns()
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +186,7 @@ func (c *Client) pods(ctx context.Context, o ListOptions) ([]*runtimeapi.PodSand
 		return nil, fmt.Errorf("list pods: %w", plain(err))
 	}
 	all = slices.DeleteFunc(all, func(p *runtimeapi.PodSandbox) bool {
-		return !name.MatchString(p.GetMetadata().GetName()) || !namespace.MatchString(p.GetMetadata().GetNamespace())
+		return !want.name.MatchString(p.GetMetadata().GetName()) || !want.namespace.MatchString(p.GetMetadata().GetNamespace())
 	})
 	sort.SliceStable(all, func(i, j int) bool { return all[i].GetCreatedAt() > all[j].GetCreatedAt() })
 	return newest(all, o), nil
@@ -204,15 +212,8 @@ func (c *Client) Images(ctx context.Context, o ListOptions) error {
 		return o.Pinned && !i.GetPinned() || !strings.Contains(names+" "+i.GetId(), o.Image)
 	})
 	sort.SliceStable(all, func(i, j int) bool { return firstName(all[i]) < firstName(all[j]) })
-	switch {
-	case o.Quiet:
-		var ids []string
-		for _, image := range all {
-			ids = append(ids, image.GetId())
-		}
-		return c.lines(ids)
-	case o.Format == JSON || o.Format == YAML:
-		return c.message(&runtimeapi.ListImagesResponse{Images: all}, o.Format)
+	if done, err := plainly(c, o, all, &runtimeapi.ListImagesResponse{Images: all}); done {
+		return err
 	}
 	header := []string{"IMAGE", "TAG", "IMAGE ID", "SIZE"}
 	if o.Digests {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -16,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/knarr-io/knarr/tests/bed"
 )
 
 // fakeProc writes a proc tree with one process.
@@ -99,7 +100,7 @@ func TestMain(m *testing.M) {
 	case "stubborn":
 		signal.Ignore(unix.SIGTERM)
 		fmt.Println("ready")
-		select {}
+		<-time.After(time.Hour)
 	}
 	os.Exit(m.Run())
 }
@@ -108,18 +109,7 @@ func TestMain(m *testing.M) {
 // for a signal, when it has ended and was reaped.
 func start(t *testing.T, as string) (Process, <-chan int) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), role+"="+as)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
-		t.Fatalf("wait for the process to be ready: %v", err)
-	}
+	cmd := bed.Again(t, role+"="+as)
 	code, reaped := make(chan int, 1), make(chan struct{})
 	go func() {
 		defer close(reaped)

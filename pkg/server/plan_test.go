@@ -3,29 +3,20 @@ package server
 import (
 	"log/slog"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/datadir"
 	"github.com/knarr-io/knarr/pkg/datastore"
+	"github.com/knarr-io/knarr/tests/bed"
 	"github.com/knarr-io/knarr/tests/golden"
 )
 
 // given makes the plan that a command line leads to on a usual machine.
 func given(t *testing.T, line ...string) Plan {
 	t.Helper()
-	in := config.Input{WorkDir: "/", Hostname: "box", FS: os.DirFS(t.TempDir())}
-	for _, l := range line {
-		name, value, _ := strings.Cut(l, "=")
-		in.CommandLine = append(in.CommandLine, config.Occurrence{Name: name, Value: value})
-	}
-	c, err := config.LoadServer(in)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := bed.Server(t, line...)
 	store, err := DatastoreConfig(c)
 	if err != nil {
 		t.Fatal(err)

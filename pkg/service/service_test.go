@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/knarr-io/knarr/pkg/process"
+	"github.com/knarr-io/knarr/tests/bed"
 )
 
 // host is a fake tree of files, with a recorder in place of programs.
@@ -171,18 +171,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestStopEndsTheSupervisor(t *testing.T) {
-	cmd := exec.Command(os.Args[0], "knarr-supervise")
-	cmd.Env = append(os.Environ(), role+"=supervisor")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
-		t.Fatal(err)
-	}
+	cmd := bed.Again(t, role+"=supervisor", "knarr-supervise")
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	h, _ := host(t, map[string]string{"run/knarr/supervisor.pid": fmt.Sprintln(cmd.Process.Pid)}, nil)

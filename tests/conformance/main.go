@@ -14,12 +14,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"sigs.k8s.io/yaml"
@@ -29,15 +27,13 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	failed, err := run(ctx)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "conformance:", err)
-	}
-	if failed > 0 || err != nil {
-		os.Exit(1)
-	}
+	cluster.Main("conformance", func(ctx context.Context) error {
+		failed, err := run(ctx)
+		if err == nil && failed > 0 {
+			err = fmt.Errorf("%d tests have failed", failed)
+		}
+		return err
+	})
 }
 
 // options are the command line.
@@ -165,49 +161,37 @@ func listTests(ctx context.Context, built string) ([]string, error) {
 }
 
 // runOnCluster makes the cluster, runs the tests on it, and writes down how each ends.
-func runOnCluster(ctx context.Context, o options, rec *record, pending []string, now *tally) (err error) {
+func runOnCluster(ctx context.Context, o options, rec *record, pending []string, now *tally) error {
 	ctx, cancel := context.WithTimeout(ctx, o.limit)
 	defer cancel()
-	binary, err := cluster.Binary(o.root)
-	if err != nil {
-		return err
-	}
 	if err := buildImages(o.built, o.images); err != nil {
 		return err
 	}
-	l, err := lab.New(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if e := l.Close(); err == nil {
-			err = e
+	return cluster.InLab(ctx, func(l *lab.Lab, binary string) error {
+		p := &pair{built: o.built, archive: o.images, binary: binary}
+		begun := time.Now()
+		if err := p.start(ctx, l); err != nil {
+			return fmt.Errorf("start the cluster: %w", err)
 		}
-	}()
-	p := &pair{built: o.built, archive: o.images, binary: binary}
-	begun := time.Now()
-	if err := p.start(ctx, l); err != nil {
-		return fmt.Errorf("start the cluster: %w", err)
-	}
-	version, err := p.version()
-	if err != nil {
-		return err
-	}
-	fmt.Printf("%d tests, %d at a time, on two nodes of knarr %s, Ready after %.0f s\n", len(pending), o.procs, version, time.Since(begun).Seconds())
-	log, err := os.Create(filepath.Join(o.state, "output-"+begun.Format("20060102-150405")+".log"))
-	if err != nil {
-		return fmt.Errorf("keep the suite's output: %w", err)
-	}
-	defer log.Close()
-	err = p.suite(ctx, o.procs, pending, log, func(f outcome) error {
-		now.add(f)
-		fmt.Println(f.line(rec))
-		return rec.add(f, version, time.Now())
+		version, err := p.version()
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%d tests, %d at a time, on two nodes of knarr %s, Ready after %.0f s\n", len(pending), o.procs, version, time.Since(begun).Seconds())
+		log, err := os.Create(filepath.Join(o.state, "output-"+begun.Format("20060102-150405")+".log"))
+		if err != nil {
+			return fmt.Errorf("keep the suite's output: %w", err)
+		}
+		err = p.suite(ctx, o.procs, pending, log, func(f outcome) error {
+			now.add(f)
+			fmt.Println(f.line(rec))
+			return rec.add(f, version, time.Now())
+		})
+		if len(pending) > now.passed {
+			err = p.keepLogs(o.state, err)
+		}
+		return errors.Join(err, log.Close())
 	})
-	if len(pending) > now.passed {
-		err = p.keepLogs(o.state, err)
-	}
-	return err
 }
 
 func (t *tally) add(o outcome) {

@@ -18,13 +18,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/knarr-io/knarr/pkg/datastore"
-	"github.com/knarr-io/knarr/pkg/datastore/contract"
-	"github.com/knarr-io/knarr/pkg/retry"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+
+	"github.com/knarr-io/knarr/pkg/datastore"
+	"github.com/knarr-io/knarr/pkg/datastore/contract"
+	"github.com/knarr-io/knarr/pkg/retry"
+	"github.com/knarr-io/knarr/tests/bed"
 )
 
 // sqlTraits are those of kine's SQL drivers.
@@ -34,24 +36,8 @@ var sqlTraits = contract.Traits{NoVersions: true, TextKeys: true, LooseCompactio
 func runStore(t *testing.T, config datastore.Config) *clientv3.Client {
 	t.Helper()
 	c := datastore.New(config, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	ctx, cancel := context.WithCancel(context.Background())
-	up, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- c.Run(ctx, func() { close(up) }) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	select {
-	case <-up:
-	case err := <-done:
-		done <- nil
-		t.Fatal(err)
-	case <-time.After(time.Minute):
-		t.Fatal("store not ready after a minute")
-	}
-	if st, err := c.Status(ctx); err != nil || st.Revision == 0 || st.DiskBytes == 0 {
+	bed.Run(t, c)
+	if st, err := c.Status(t.Context()); err != nil || st.Revision == 0 || st.DiskBytes == 0 {
 		t.Errorf("status: %+v, %v", st, err)
 	}
 	a := c.Access()

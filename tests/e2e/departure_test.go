@@ -28,23 +28,11 @@ func TestDeparture(t *testing.T) {
 	}
 	j.env = begin(t, j.server)
 	j.start(j.line())
-	for _, step := range []struct {
-		name string
-		run  func(*joined)
-	}{
-		{"stopped with its pods", (*joined).stopped},
-		{"cut off and back", (*joined).cutOff},
-		{"drained and deleted", (*joined).dismissed},
-	} {
-		ok := t.Run(step.name, func(t *testing.T) {
-			here := *j
-			here.env = place(t, j.server, j.client)
-			step.run(&here)
-		})
-		if !ok {
-			return
-		}
-	}
+	j.walk(
+		step{"stopped with its pods", (*joined).stopped},
+		step{"cut off and back", (*joined).cutOff},
+		step{"drained and deleted", (*joined).dismissed},
+	)
 }
 
 // diary is a pod on the agent whose hook and whose SIGTERM write to a file of the host.

@@ -29,22 +29,31 @@ func TestJoin(t *testing.T) {
 	j := &joined{server: own(t, "lead", lab.Options{}), agent: own(t, "joiner", lab.Options{}), stranger: own(t, "stranger", lab.Options{})}
 	j.env = begin(t, j.server)
 	j.url = "https://" + j.server.Host.Addr().String() + ":6443"
-	for _, step := range []struct {
-		name string
-		run  func(*joined)
-	}{
-		{"the line that is pasted", (*joined).pasted},
-		{"logs and exec without an open port", (*joined).closed},
-		{"services and volumes on two nodes", (*joined).spread},
-		{"who is refused", (*joined).refused},
-		{"the server dies and comes back", (*joined).bereft},
-		{"the agent starts without a server", (*joined).orphan},
-		{"the machine is set up anew", (*joined).reimaged},
-	} {
-		ok := t.Run(step.name, func(t *testing.T) {
+	j.walk(
+		step{"the line that is pasted", (*joined).pasted},
+		step{"logs and exec without an open port", (*joined).closed},
+		step{"services and volumes on two nodes", (*joined).spread},
+		step{"who is refused", (*joined).refused},
+		step{"the server dies and comes back", (*joined).bereft},
+		step{"the agent starts without a server", (*joined).orphan},
+		step{"the machine is set up anew", (*joined).reimaged},
+	)
+}
+
+// step is a part of a scenario, which goes on from where the one before has ended.
+type step struct {
+	name string
+	run  func(*joined)
+}
+
+// walk takes the steps up to the first that fails, each as a test of its own with a namespace of its own.
+func (j *joined) walk(steps ...step) {
+	j.t.Helper()
+	for _, s := range steps {
+		ok := j.t.Run(s.name, func(t *testing.T) {
 			here := *j
 			here.env = place(t, j.server, j.client)
-			step.run(&here)
+			s.run(&here)
 		})
 		if !ok {
 			return

@@ -29,41 +29,26 @@ var suite struct {
 	shared   func() (*shared, error)
 }
 
-func TestMain(m *testing.M) {
-	os.Exit(run(m))
-}
+func TestMain(m *testing.M) { os.Exit(cluster.RunTests(m, setUp)) }
 
-func run(m *testing.M) int {
-	if err := setUp(context.Background()); err != nil {
-		fmt.Fprintln(os.Stderr, "set up the end-to-end tests:", err)
-		return 1
-	}
-	code := m.Run()
-	if err := suite.lab.Close(); err != nil {
-		fmt.Fprintln(os.Stderr, "close the lab:", err)
-		return 1
-	}
-	return code
-}
-
-func setUp(ctx context.Context) error {
+func setUp(ctx context.Context) (*lab.Lab, error) {
 	var err error
 	if suite.root, err = filepath.Abs("../.."); err != nil {
-		return err
+		return nil, err
 	}
 	if suite.upstream = os.Getenv("KNARR_E2E_UPSTREAM"); suite.upstream == "" {
 		if suite.binary, err = cluster.Binary(suite.root); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if suite.lab, err = lab.New(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	if suite.archives, err = images.Build(ctx, suite.lab.Dir()); err != nil {
-		return errors.Join(err, suite.lab.Close())
+		return nil, errors.Join(err, suite.lab.Close())
 	}
 	suite.shared = sync.OnceValues(startShared)
-	return nil
+	return suite.lab, nil
 }
 
 // shared is the cluster that most scenarios use, and a host beside it.

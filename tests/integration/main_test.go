@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,32 +22,17 @@ var suite struct {
 	binary string // the executable under test
 }
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) { os.Exit(cluster.RunTests(m, setUp)) }
 
-func run(m *testing.M) int {
-	err := setUp()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "set up the integration tests:", err)
-		return 1
-	}
-	code := m.Run()
-	if err := suite.lab.Close(); err != nil {
-		fmt.Fprintln(os.Stderr, "close the lab:", err)
-		return 1
-	}
-	return code
-}
-
-func setUp() error {
-	var err error
+func setUp(ctx context.Context) (_ *lab.Lab, err error) {
 	if suite.root, err = filepath.Abs("../.."); err != nil {
-		return err
+		return nil, err
 	}
 	if suite.binary, err = cluster.Binary(suite.root); err != nil {
-		return err
+		return nil, err
 	}
-	suite.lab, err = lab.New(context.Background())
-	return err
+	suite.lab, err = lab.New(ctx)
+	return suite.lab, err
 }
 
 func must(t *testing.T, err error) {

@@ -11,10 +11,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,14 +24,7 @@ import (
 	"github.com/knarr-io/knarr/tests/lab"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "hollow:", err)
-		os.Exit(1)
-	}
-}
+func main() { cluster.Main("hollow", run) }
 
 // options are the command line.
 type options struct {
@@ -76,43 +67,28 @@ const (
 	kubeconfig = "/etc/hollow.kubeconfig"
 )
 
-func run(ctx context.Context) (err error) {
+func run(ctx context.Context) error {
 	o, err := parseOptions()
 	if err != nil {
 		return err
 	}
-	root, err := os.Getwd()
-	if err != nil {
-		return err
-	}
-	binary, err := cluster.Binary(root)
-	if err != nil {
-		return err
-	}
-	l, err := lab.New(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if e := l.Close(); err == nil {
-			err = e
+	return cluster.InLab(ctx, func(l *lab.Lab, binary string) error {
+		b := &bench{options: o}
+		if err := b.prepare(ctx, l, binary); err != nil {
+			return err
 		}
-	}()
-	b := &bench{options: o}
-	if err := b.prepare(ctx, l, binary); err != nil {
-		return err
-	}
-	rows := []row{}
-	for _, n := range append([]int{0}, o.steps...) {
-		r, err := b.step(ctx, n)
-		if err != nil {
-			return fmt.Errorf("with %d nodes: %w", n, err)
+		rows := []row{}
+		for _, n := range append([]int{0}, o.steps...) {
+			r, err := b.step(ctx, n)
+			if err != nil {
+				return fmt.Errorf("with %d nodes: %w", n, err)
+			}
+			fmt.Fprintf(os.Stderr, "%d nodes: %+v\n", n, r)
+			rows = append(rows, r)
 		}
-		fmt.Fprintf(os.Stderr, "%d nodes: %+v\n", n, r)
-		rows = append(rows, r)
-	}
-	fmt.Print(table(rows))
-	return nil
+		fmt.Print(table(rows))
+		return nil
+	})
 }
 
 func (b *bench) prepare(ctx context.Context, l *lab.Lab, binary string) error {

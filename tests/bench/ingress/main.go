@@ -14,8 +14,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"os/signal"
 	"strings"
 	"time"
 
@@ -27,39 +25,29 @@ import (
 // patience is how long something of the cluster may take to come about.
 const patience = 3 * time.Minute
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+func main() { cluster.Main("ingress", run) }
+
+// options are the command line.
+type options struct {
+	rounds, connections int
+	span, idle          time.Duration
 }
 
-func run(ctx context.Context) (err error) {
+func run(ctx context.Context) error {
 	seconds := flag.Int("seconds", 10, "seconds of load for each turn")
 	rounds := flag.Int("rounds", 3, "turns of each way")
 	connections := flag.Int("connections", 32, "connections, each with one request at a time")
 	idle := flag.Int("idle", 30, "seconds of idleness over which CPU time is counted")
 	flag.Parse()
-	root, err := os.Getwd()
-	if err != nil {
-		return err
-	}
-	binary, err := cluster.Binary(root)
-	if err != nil {
-		return err
-	}
-	l, err := lab.New(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, l.Close()) }()
+	o := options{*rounds, *connections, time.Duration(*seconds) * time.Second, time.Duration(*idle) * time.Second}
+	return cluster.InLab(ctx, func(l *lab.Lab, binary string) error { return o.measure(ctx, l, binary) })
+}
+
+func (o options) measure(ctx context.Context, l *lab.Lab, binary string) error {
 	archives, err := images.Build(ctx, l.Dir())
 	if err != nil {
 		return err
 	}
-	span := time.Duration(*idle) * time.Second
 	visitor, err := l.AddHost(ctx, "visitor", lab.Options{})
 	if err != nil {
 		return err
@@ -68,7 +56,7 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := without.watch(ctx, "disabled", span); err != nil {
+	if err := without.watch(ctx, "disabled", o.idle); err != nil {
 		return err
 	}
 	if err := without.server.Host.Destroy(); err != nil {
@@ -78,7 +66,7 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := b.watch(ctx, "at rest", span); err != nil {
+	if err := b.watch(ctx, "at rest", o.idle); err != nil {
 		return err
 	}
 	took, err := b.use(ctx)
@@ -86,10 +74,10 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	fmt.Printf("first answer after the first Ingress: %v\n", took.Round(time.Millisecond))
-	if err := b.watch(ctx, "running", span); err != nil {
+	if err := b.watch(ctx, "running", o.idle); err != nil {
 		return err
 	}
-	return b.compare(ctx, *rounds, *connections, time.Duration(*seconds)*time.Second)
+	return b.compare(ctx, o.rounds, o.connections, o.span)
 }
 
 // bench is a cluster with a server, and a host beside it that asks.

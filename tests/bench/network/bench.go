@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -32,21 +31,6 @@ type bench struct {
 	binary   string
 	archives []string
 	hosts    [2]*lab.Host
-}
-
-func newBench(ctx context.Context) (_ *bench, err error) {
-	b := &bench{}
-	if b.binary, err = cluster.Binary("."); err != nil {
-		return nil, err
-	}
-	if b.lab, err = lab.New(ctx); err != nil {
-		return nil, err
-	}
-	b.archives, err = images.Build(ctx, b.lab.Dir())
-	if err != nil {
-		return nil, errors.Join(err, b.lab.Close())
-	}
-	return b, nil
 }
 
 // fresh makes both hosts anew, with this program on them.

@@ -10,21 +10,15 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
-	"os"
-	"os/signal"
 	"strings"
 	"time"
+
+	"github.com/knarr-io/knarr/tests/cluster"
+	"github.com/knarr-io/knarr/tests/images"
+	"github.com/knarr-io/knarr/tests/lab"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "network:", err)
-		os.Exit(1)
-	}
-}
+func main() { cluster.Main("network", run) }
 
 func run(ctx context.Context) error {
 	server := flag.String("serve", "", "be the receiving end at `ADDRESS`")
@@ -41,14 +35,15 @@ func run(ctx context.Context) error {
 	case *loss < 0 || *loss > 90:
 		return errors.New("-loss: want from 0 to 90")
 	}
-	b, err := newBench(ctx)
-	if err != nil {
-		return err
-	}
-	if *loss > 0 {
-		err = b.lossy(ctx, *loss, *span)
-	} else {
-		err = b.compare(ctx, strings.Split(*backends, ","), *span)
-	}
-	return errors.Join(err, b.lab.Close())
+	return cluster.InLab(ctx, func(l *lab.Lab, binary string) error {
+		archives, err := images.Build(ctx, l.Dir())
+		if err != nil {
+			return err
+		}
+		b := &bench{lab: l, binary: binary, archives: archives}
+		if *loss > 0 {
+			return b.lossy(ctx, *loss, *span)
+		}
+		return b.compare(ctx, strings.Split(*backends, ","), *span)
+	})
 }
