@@ -12,16 +12,16 @@ import (
 	"github.com/knarr-io/knarr/tests/lab"
 )
 
-// Main is the main function of a program that measures or tests: it runs until it is done or asked to stop, which ends
-// the test hosts too, and exits with 1 after an error.
-func Main(name string, run func(context.Context) error) {
+// Main is the body of the main function of a program that measures or tests: it runs until it is done or asked to stop,
+// which ends the test hosts too. Its result is the exit code, 1 after an error.
+func Main(name string, run func(context.Context) error) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx)
-	stop()
-	if err != nil {
+	defer stop()
+	if err := run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, name+":", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 // InLab calls f with a lab of its own, which ends with it, and the executable under test; see [Binary].

@@ -26,14 +26,15 @@ import (
 	"github.com/knarr-io/knarr/tests/lab"
 )
 
-func main() {
-	cluster.Main("conformance", func(ctx context.Context) error {
-		failed, err := run(ctx)
-		if err == nil && failed > 0 {
-			err = fmt.Errorf("%d tests have failed", failed)
-		}
-		return err
-	})
+func main() { os.Exit(cluster.Main("conformance", all)) }
+
+// all runs the tests that are asked for. That one has failed is an error.
+func all(ctx context.Context) error {
+	failed, err := run(ctx)
+	if err == nil && failed > 0 {
+		err = fmt.Errorf("%d tests have failed", failed)
+	}
+	return err
 }
 
 // options are the command line.

@@ -24,7 +24,7 @@ import (
 	"github.com/knarr-io/knarr/tests/lab"
 )
 
-func main() { cluster.Main("hollow", run) }
+func main() { os.Exit(cluster.Main("hollow", run)) }
 
 // options are the command line.
 type options struct {

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -25,7 +26,7 @@ import (
 // patience is how long something of the cluster may take to come about.
 const patience = 3 * time.Minute
 
-func main() { cluster.Main("ingress", run) }
+func main() { os.Exit(cluster.Main("ingress", run)) }
 
 // options are the command line.
 type options struct {

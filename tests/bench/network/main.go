@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"os"
 	"strings"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 	"github.com/knarr-io/knarr/tests/lab"
 )
 
-func main() { cluster.Main("network", run) }
+func main() { os.Exit(cluster.Main("network", run)) }
 
 func run(ctx context.Context) error {
 	server := flag.String("serve", "", "be the receiving end at `ADDRESS`")
