@@ -22,6 +22,9 @@ import (
 	"github.com/knarr-io/knarr/pkg/version"
 )
 
+// series is what the names of the tests' backups begin with.
+const series Series = "knarr"
+
 // host is a server's files.
 type host struct{ data, config string }
 
@@ -342,17 +345,17 @@ func TestPruneKeepsTheNewest(t *testing.T) {
 	dir := t.TempDir()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for i := range 5 {
-		if err := os.WriteFile(filepath.Join(dir, DefaultSeries.Name(at.Add(time.Duration(i)*time.Hour))), nil, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, series.Name(at.Add(time.Duration(i)*time.Hour))), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Prune(dir, DefaultSeries, 0); err == nil {
+	if _, err := Prune(dir, series, 0); err == nil {
 		t.Error("all backups could be removed")
 	}
-	removed, err := Prune(dir, DefaultSeries, 2)
+	removed, err := Prune(dir, series, 2)
 	if err != nil || len(removed) != 3 {
 		t.Errorf("removed %v, %v", removed, err)
 	}

@@ -101,12 +101,12 @@ func newRemote(t *testing.T, f *fakeS3) *Remote {
 }
 
 func TestS3KeepsListsFetchesAndPrunes(t *testing.T) {
-	f := &fakeS3{objects: map[string][]byte{"cluster/one/notes": []byte("x"), "cluster/one-more/" + DefaultSeries.Name(time.Unix(3e9, 0)): []byte("y")}}
+	f := &fakeS3{objects: map[string][]byte{"cluster/one/notes": []byte("x"), "cluster/one-more/" + series.Name(time.Unix(3e9, 0)): []byte("y")}}
 	r := newRemote(t, f)
 	dir := t.TempDir()
 	var names []string
 	for i := range 4 {
-		name := DefaultSeries.Name(time.Unix(int64(1e9+i*1000), 0))
+		name := series.Name(time.Unix(int64(1e9+i*1000), 0))
 		names = append(names, name)
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o600); err != nil {
 			t.Fatal(err)
@@ -126,10 +126,10 @@ func TestS3KeepsListsFetchesAndPrunes(t *testing.T) {
 	if got, err := os.ReadFile(to); err != nil || string(got) != names[2] {
 		t.Errorf("fetched %q, %v", got, err)
 	}
-	if _, err := r.Prune(t.Context(), DefaultSeries, 0); err == nil {
+	if _, err := r.Prune(t.Context(), series, 0); err == nil {
 		t.Error("all backups could be removed")
 	}
-	if removed, err := r.Prune(t.Context(), DefaultSeries, 3); err != nil || !slices.Equal(removed, names[3:]) {
+	if removed, err := r.Prune(t.Context(), series, 3); err != nil || !slices.Equal(removed, names[3:]) {
 		t.Errorf("removed %v, %v", removed, err)
 	}
 	if got, err := r.List(t.Context()); err != nil || !slices.Equal(got, names[:3]) {
@@ -147,7 +147,7 @@ func TestDelete(t *testing.T) {
 	f := &fakeS3{objects: map[string][]byte{}}
 	r := newRemote(t, f)
 	dir := t.TempDir()
-	here, both := DefaultSeries.Name(time.Unix(1e9, 0)), DefaultSeries.Name(time.Unix(2e9, 0))
+	here, both := series.Name(time.Unix(1e9, 0)), series.Name(time.Unix(2e9, 0))
 	for _, name := range []string{here, both} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -180,25 +180,25 @@ func TestPlaceIsAskedEachTime(t *testing.T) {
 	missing := errors.New("there is no Secret")
 	p := Place{Read: func(context.Context) (S3, error) { return s, missing }}
 	file := func(second int64) string {
-		name := filepath.Join(t.TempDir(), DefaultSeries.Name(time.Unix(second, 0)))
+		name := filepath.Join(t.TempDir(), series.Name(time.Unix(second, 0)))
 		if err := os.WriteFile(name, []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		return name
 	}
-	if err := p.Send(t.Context(), file(1e9), DefaultSeries, -1); !errors.Is(err, missing) {
+	if err := p.Send(t.Context(), file(1e9), series, -1); !errors.Is(err, missing) {
 		t.Errorf("sent without a place: %v", err)
 	}
 	missing = nil
 	for i := range int64(3) {
-		if err := p.Send(t.Context(), file(1e9+i), DefaultSeries, -1); err != nil {
+		if err := p.Send(t.Context(), file(1e9+i), series, -1); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if len(f.objects) != 1 {
 		t.Errorf("left there: %v, want one", f.objects)
 	}
-	got, done, err := p.Fetch(t.Context(), DefaultSeries.Name(time.Unix(1e9+2, 0)), t.TempDir())
+	got, done, err := p.Fetch(t.Context(), series.Name(time.Unix(1e9+2, 0)), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ func TestPlaceIsAskedEachTime(t *testing.T) {
 
 func TestS3FailuresAreErrors(t *testing.T) {
 	r := newRemote(t, &fakeS3{fail: true})
-	file := filepath.Join(t.TempDir(), DefaultSeries.Name(time.Now()))
+	file := filepath.Join(t.TempDir(), series.Name(time.Now()))
 	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}

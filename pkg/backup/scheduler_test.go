@@ -24,13 +24,13 @@ func schedule(t *testing.T, spec string) cron.Schedule {
 
 func TestSchedulerCountsFromTheNewestBackup(t *testing.T) {
 	dir := t.TempDir()
-	x := NewScheduler(Schedule{Series: DefaultSeries, Dir: dir, Keep: 2}, slog.New(slog.DiscardHandler))
+	x := NewScheduler(Schedule{Series: series, Dir: dir, Keep: 2}, slog.New(slog.DiscardHandler))
 	every := schedule(t, "@every 12h")
 	now := time.Now().Truncate(time.Second)
 	if wait := x.next(every, now); wait != 0 {
 		t.Errorf("the first backup is due in %v", wait)
 	}
-	if err := os.WriteFile(filepath.Join(dir, DefaultSeries.Name(now.Add(-5*time.Hour))), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, series.Name(now.Add(-5*time.Hour))), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if wait := x.next(every, now); wait != 7*time.Hour {
@@ -46,10 +46,10 @@ func TestSchedulerKeepsTime(t *testing.T) {
 	dir := t.TempDir()
 	zone := time.FixedZone("east", 3*3600)
 	at := func(day, hour, minute int) time.Time { return time.Date(2026, 3, day, hour, minute, 0, 0, zone) }
-	if err := os.WriteFile(filepath.Join(dir, DefaultSeries.Name(at(1, 12, 0))), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, series.Name(at(1, 12, 0))), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	x := NewScheduler(Schedule{Series: DefaultSeries, Dir: dir, Keep: 2}, slog.New(slog.DiscardHandler))
+	x := NewScheduler(Schedule{Series: series, Dir: dir, Keep: 2}, slog.New(slog.DiscardHandler))
 	for _, c := range []struct {
 		now  time.Time
 		want time.Duration
@@ -78,7 +78,7 @@ func TestSchedulerMakesBackups(t *testing.T) {
 	h := newHost(t)
 	h.fill(t)
 	dir := filepath.Join(t.TempDir(), "backups")
-	x := NewScheduler(Schedule{Series: DefaultSeries, Source: h.source(), Dir: dir, Cron: "@every 1h", Keep: 1}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	x := NewScheduler(Schedule{Series: series, Source: h.source(), Dir: dir, Cron: "@every 1h", Keep: 1}, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- x.Run(ctx, func() {}) }()
@@ -106,7 +106,7 @@ func TestSchedulerSendsLater(t *testing.T) {
 	missing := errors.New("there is no Secret")
 	dir := t.TempDir()
 	x := NewScheduler(Schedule{
-		Series: DefaultSeries, Source: h.source(), Dir: dir, Keep: 3, Place: Place{Read: func(context.Context) (S3, error) { return s, missing }},
+		Series: series, Source: h.source(), Dir: dir, Keep: 3, Place: Place{Read: func(context.Context) (S3, error) { return s, missing }},
 	}, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	every := schedule(t, "@every 12h")
 	if err := x.turn(t.Context(), every); !errors.Is(err, missing) {

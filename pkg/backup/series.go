@@ -15,9 +15,6 @@ import (
 // that several servers can share a bucket.
 type Series string
 
-// DefaultSeries is for a server that is not told otherwise.
-const DefaultSeries Series = "knarr"
-
 const (
 	fileSuffix = ".knarr-backup"
 	timeLayout = "20060102T150405Z"

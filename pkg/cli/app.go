@@ -69,6 +69,7 @@ func newApp(env Env, notify sdnotify.Notifier) *cli.App {
 			ctrCommand(env),
 			statusCommand(env),
 			tokenCommand(env),
+			certificateCommand(env),
 			datastoreCommand(env),
 			backupCommand(env),
 			snapshotCommand(env),

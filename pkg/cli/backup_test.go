@@ -53,7 +53,7 @@ func TestBackupAndRestore(t *testing.T) {
 func TestBackupSeries(t *testing.T) {
 	c := newCommand(t)
 	c.makeStore(t)
-	c.file(t, "var/lib/knarr/backups/"+backup.DefaultSeries.Name(time.Unix(1e9, 0)), "of another name")
+	c.file(t, "var/lib/knarr/backups/"+backup.Series("knarr").Name(time.Unix(1e9, 0)), "of another name")
 	c.file(t, "var/lib/knarr/backups/"+backup.Series("before").Name(time.Unix(1e9, 0)), "of the same")
 	if code := c.run(t, backupCommand, "--name", "before", "--keep", "1"); code != 0 {
 		t.Fatalf("backup: exit code %d, %s", code, c.stderr.String())
@@ -109,8 +109,8 @@ func TestBackupUsesTheServersConfiguration(t *testing.T) {
 	}
 	c.file(t, "etc/knarr/config.yaml", "data-dir: /data\netcd-snapshot-dir: /elsewhere\netcd-snapshot-retention: 2\nbackup-passphrase-file: /pass\n")
 	c.file(t, "pass", "correct horse\n")
-	c.file(t, "elsewhere/"+backup.DefaultSeries.Name(time.Unix(1e9, 0)), "old")
-	c.file(t, "elsewhere/"+backup.DefaultSeries.Name(time.Unix(2e9, 0)), "new")
+	c.file(t, "elsewhere/"+backup.Series("knarr").Name(time.Unix(1e9, 0)), "old")
+	c.file(t, "elsewhere/"+backup.Series("knarr").Name(time.Unix(2e9, 0)), "new")
 	if code := c.run(t, backupCommand); code != 0 {
 		t.Fatalf("backup: exit code %d, %s", code, c.stderr.String())
 	}

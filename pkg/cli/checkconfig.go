@@ -22,7 +22,7 @@ func checkFlags() []string {
 
 func checkConfigCommand(env Env) *cli.Command {
 	flags := []cli.Flag{
-		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "`FORMAT`: table or json"},
+		tableOrJSON(),
 	}
 	for _, name := range checkFlags() {
 		flags = append(flags, &cli.StringFlag{Name: name, Usage: "as for `knarr server`"})
@@ -37,9 +37,9 @@ func checkConfigCommand(env Env) *cli.Command {
 			if err := noArguments(c); err != nil {
 				return err
 			}
-			format := c.String("output")
-			if format != "table" && format != "json" {
-				return usagef("--output %q: want table or json", format)
+			format, err := outputFormat(c)
+			if err != nil {
+				return err
 			}
 			var line configLine
 			for _, name := range checkFlags() {
@@ -148,7 +148,7 @@ func configurationRow(level hostcheck.Level, finding string) hostcheck.Result {
 
 func printChecks(env Env, rows []hostcheck.Result, format string) error {
 	var err error
-	if format == "json" {
+	if format == formatJSON {
 		encoder := json.NewEncoder(env.Stdout)
 		encoder.SetIndent("", "  ")
 		err = encoder.Encode(struct {

@@ -34,20 +34,40 @@ func statusCommand(env Env) *cli.Command {
 		Description: "Asks the running knarr process. The exit code is 0 when all components are ready,\n" +
 			"and 1 when one is not, or when knarr does not run.",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "`FORMAT`: table or json"},
+			tableOrJSON(),
 			runDirFlag(),
 		},
 		Action: func(c *cli.Context) error {
 			if err := noArguments(c); err != nil {
 				return err
 			}
-			format := c.String("output")
-			if format != "table" && format != "json" {
-				return usagef("--output %q: want table or json", format)
+			format, err := outputFormat(c)
+			if err != nil {
+				return err
 			}
 			return status(c.Context, env, env.path(c.String("run-dir")), format)
 		},
 	}
+}
+
+// tableOrJSON chooses between output for people and for programs.
+func tableOrJSON() cli.Flag {
+	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: formatTable, Usage: "`FORMAT`: table or json"}
+}
+
+// The values of tableOrJSON.
+const (
+	formatTable = "table"
+	formatJSON  = "json"
+)
+
+// outputFormat is what tableOrJSON says.
+func outputFormat(c *cli.Context) (string, error) {
+	format := c.String("output")
+	if format != formatTable && format != formatJSON {
+		return "", usagef("--output %q: want table or json", format)
+	}
+	return format, nil
 }
 
 // noArguments refuses what is left after the flags.
@@ -63,7 +83,7 @@ func status(ctx context.Context, env Env, dir, format string) error {
 	if err != nil {
 		return noStatus(env, dir, err)
 	}
-	if format == "json" {
+	if format == formatJSON {
 		encoder := json.NewEncoder(env.Stdout)
 		encoder.SetIndent("", "  ")
 		err = encoder.Encode(s)

@@ -31,7 +31,7 @@ func tokenCommand(env Env) *cli.Command {
 			},
 			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "List the bootstrap tokens, without their secrets",
-				Flags:  []cli.Flag{&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "`FORMAT`: table or json"}, kubeconfigFlag()},
+				Flags:  []cli.Flag{tableOrJSON(), kubeconfigFlag()},
 				Action: clusterAction(env, listTokens),
 			},
 			{

@@ -43,20 +43,11 @@ func (d Dir) Server() string { return d.join("server") }
 // DB is the datastore's directory.
 func (d Dir) DB() string { return d.join("server", "db") }
 
-// StateDB is the SQLite database.
-func (d Dir) StateDB() string { return d.join("server", "db", "state.db") }
-
 // TLS holds the control plane's certificates, CAs and keys.
 func (d Dir) TLS() string { return d.join("server", "tls") }
 
-// Cred holds the control plane's kubeconfigs and other credentials.
-func (d Dir) Cred() string { return d.join("server", "cred") }
-
 // Token is the file with the token that servers join with.
 func (d Dir) Token() string { return d.join("server", "token") }
-
-// NodeToken is a link to [Dir.Token], the name that k3s documents.
-func (d Dir) NodeToken() string { return d.join("server", "node-token") }
 
 // AgentToken is the file with the token that agents join with.
 func (d Dir) AgentToken() string { return d.join("server", "agent-token") }
@@ -97,9 +88,6 @@ func (d Dir) ContainerdConfig() string { return d.join("agent", "etc", "containe
 // RegistryConfig holds containerd's generated hosts.toml files (config_path).
 func (d Dir) RegistryConfig() string { return d.join("agent", "etc", "containerd", "certs.d") }
 
-// CrictlConfig is the configuration of crictl.
-func (d Dir) CrictlConfig() string { return d.join("agent", "etc", "crictl.yaml") }
-
 // KubeletConfig holds the kubelet's configuration drop-ins, the user's as well.
 func (d Dir) KubeletConfig() string { return d.join("agent", "etc", "kubelet.conf.d") }
 
@@ -108,9 +96,6 @@ func (d Dir) CNIConfig() string { return d.join("agent", "etc", "cni", "net.d") 
 
 // WireGuardKey is the node's key for traffic between nodes.
 func (d Dir) WireGuardKey() string { return d.join("agent", "wireguard.key") }
-
-// FlannelConfig is flannel's generated network configuration.
-func (d Dir) FlannelConfig() string { return d.join("agent", "etc", "flannel", "net-conf.json") }
 
 // Run is the run directory: what does not outlive a reboot.
 type Run struct{ root string }
@@ -129,9 +114,6 @@ func (r Run) Containerd() string { return filepath.Join(r.root, "containerd") }
 
 // ContainerdSocket is the socket of containerd and its CRI.
 func (r Run) ContainerdSocket() string { return filepath.Join(r.root, "containerd", "containerd.sock") }
-
-// FlannelSubnet is the file that tells the CNI configuration the node's range.
-func (r Run) FlannelSubnet() string { return filepath.Join(r.root, "flannel", "subnet.env") }
 
 // DNS holds which DNS servers pods can use, for kubelet and cluster DNS.
 func (r Run) DNS() string { return filepath.Join(r.root, "dns") }

@@ -19,11 +19,8 @@ func TestPaths(t *testing.T) {
 		{d.Helpers(), "/var/lib/knarr/data"},
 		{d.Server(), "/var/lib/knarr/server"},
 		{d.DB(), "/var/lib/knarr/server/db"},
-		{d.StateDB(), "/var/lib/knarr/server/db/state.db"},
 		{d.TLS(), "/var/lib/knarr/server/tls"},
-		{d.Cred(), "/var/lib/knarr/server/cred"},
 		{d.Token(), "/var/lib/knarr/server/token"},
-		{d.NodeToken(), "/var/lib/knarr/server/node-token"},
 		{d.AgentToken(), "/var/lib/knarr/server/agent-token"},
 		{d.Manifests(), "/var/lib/knarr/server/manifests"},
 		{d.Static(), "/var/lib/knarr/server/static"},
@@ -36,14 +33,11 @@ func TestPaths(t *testing.T) {
 		{d.KubeProxyKubeconfig(), "/var/lib/knarr/agent/kubeproxy.kubeconfig"},
 		{d.ContainerdConfig(), "/var/lib/knarr/agent/etc/containerd/config.toml"},
 		{d.RegistryConfig(), "/var/lib/knarr/agent/etc/containerd/certs.d"},
-		{d.CrictlConfig(), "/var/lib/knarr/agent/etc/crictl.yaml"},
 		{d.KubeletConfig(), "/var/lib/knarr/agent/etc/kubelet.conf.d"},
 		{d.CNIConfig(), "/var/lib/knarr/agent/etc/cni/net.d"},
-		{d.FlannelConfig(), "/var/lib/knarr/agent/etc/flannel/net-conf.json"},
 		{r.Root(), "/run/knarr"},
 		{r.Containerd(), "/run/knarr/containerd"},
 		{r.ContainerdSocket(), "/run/knarr/containerd/containerd.sock"},
-		{r.FlannelSubnet(), "/run/knarr/flannel/subnet.env"},
 	} {
 		if c.got != c.want {
 			t.Errorf("got %s, want %s", c.got, c.want)

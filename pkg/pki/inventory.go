@@ -25,6 +25,9 @@ const (
 	StatusMismatch Status = "MISMATCH" // does not fit its key, its CA or the configuration
 )
 
+// Usable tells whether a certificate does its work now.
+func (s Status) Usable() bool { return s == StatusOK || s == StatusDue || s == StatusEnding }
+
 // Row is one certificate as `knarr certificate check` shows it.
 type Row struct {
 	Name     string        `json:"name"`
@@ -59,6 +62,7 @@ func Inventory(now time.Time, c Config) ([]Row, error) {
 		rows = append(rows, row)
 	}
 	for _, leaf := range plan.Leaves {
+		// Of an agent's, the authorities are elsewhere, and so nothing is compared with them.
 		certPEM, keyPEM, err := readPairOnly(leaf.Pair)
 		if err != nil {
 			return nil, fmt.Errorf("check %s certificate %s: %w", leaf.Name, leaf.Pair.Cert, err)

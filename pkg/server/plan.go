@@ -35,6 +35,16 @@ type Plan struct {
 // nodeIPs are the internal addresses to register: the user's, else the host's of the families that the cluster has.
 func (p Plan) nodeIPs() []netip.Addr { return p.Network.NodeIPs(p.Node.IPs, p.HostIPs) }
 
+// Certificates are those of the server that a configuration describes, for the commands that look at them. It looks at the
+// host, and changes nothing.
+func Certificates(c config.Server) (pki.Config, error) {
+	p, err := newPlan(c)
+	if err != nil {
+		return pki.Config{}, err
+	}
+	return p.certificates(), nil
+}
+
 func (p Plan) certificates() pki.Config {
 	return pki.Config{
 		DataDir:          p.Dir.Root(),
