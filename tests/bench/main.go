@@ -9,7 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"strings"
 	"time"
 
@@ -18,14 +17,7 @@ import (
 	"github.com/knarr-io/knarr/tests/lab"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
-}
+func main() { os.Exit(cluster.Main("bench", run)) }
 
 // options are the command line.
 type options struct {
@@ -45,19 +37,10 @@ func run(ctx context.Context) (err error) {
 	if o.root, err = os.Getwd(); err != nil {
 		return err
 	}
-	binary, err := cluster.Binary(o.root)
-	if err != nil {
-		return err
-	}
-	l, err := lab.New(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if e := l.Close(); err == nil {
-			err = e
-		}
-	}()
+	return cluster.InLab(ctx, func(l *lab.Lab, binary string) error { return o.measure(ctx, l, binary) })
+}
+
+func (o options) measure(ctx context.Context, l *lab.Lab, binary string) error {
 	archives, err := images.Build(ctx, l.Dir())
 	if err != nil {
 		return err
