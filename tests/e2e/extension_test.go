@@ -185,6 +185,71 @@ spec:
 	}
 }
 
+// TestPolicyTypesAreChecked has a policy compare a number with a text.
+func TestPolicyTypesAreChecked(t *testing.T) {
+	e := inNamespace(t)
+	e.apply(fmt.Sprintf(`
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: %s}
+spec:
+  matchConstraints:
+    resourceRules: [{apiGroups: [apps], apiVersions: [v1], operations: [CREATE], resources: [deployments]}]
+  validations: [{expression: "object.spec.replicas > 'many'"}]
+`, e.ns))
+	defer e.mustKubectl("delete", "validatingadmissionpolicy", e.ns)
+	e.eventually("the warning that the types differ", func() error {
+		out, err := e.runKubectl("get", "validatingadmissionpolicy", e.ns, "-o", "jsonpath={.status.typeChecking.expressionWarnings[*].warning}")
+		if err == nil && !strings.Contains(out, "no matching overload") {
+			err = fmt.Errorf("the warnings are %q", out)
+		}
+		return err
+	})
+}
+
+// TestOpenAPIDocuments asks for the documents as clients do: all of version 2 at once; of version 3 the list, and what it
+// names. Built-in types, those that the process adds, custom resources and APIServices are in both.
+func TestOpenAPIDocuments(t *testing.T) {
+	e := inNamespace(t)
+	all := e.mustKubectl("get", "--raw", "/openapi/v2")
+	for _, want := range []string{`"io.k8s.api.apps.v1.Deployment"`, `"io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService"`,
+		`"io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition"`, "/apis/knarr.io/v1/"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("the document of version 2 has no %s", want)
+		}
+	}
+	var list struct {
+		Paths map[string]struct{ ServerRelativeURL string }
+	}
+	if err := json.Unmarshal([]byte(e.mustKubectl("get", "--raw", "/openapi/v3")), &list); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		"api/v1": "io.k8s.api.core.v1.Pod", "apis/apps/v1": "io.k8s.api.apps.v1.Deployment", "apis/metrics.k8s.io/v1beta1": "PodMetrics",
+		"apis/apiextensions.k8s.io/v1": "CustomResourceDefinition", "apis/apiregistration.k8s.io/v1": "APIService", "apis/knarr.io/v1": "Addon",
+	} {
+		url := list.Paths[path].ServerRelativeURL
+		if url == "" {
+			t.Errorf("%s is not listed", path)
+			continue
+		}
+		if document := e.mustKubectl("get", "--raw", url); !strings.Contains(document, want) {
+			t.Errorf("GET %s has no %s: %.200s", url, want, document)
+		}
+	}
+}
+
+// TestReadinessNamesItsChecks: the hooks that knarr runs in upstream's place are under upstream's names.
+func TestReadinessNamesItsChecks(t *testing.T) {
+	e := inNamespace(t)
+	checks := e.mustKubectl("get", "--raw", "/readyz?verbose")
+	for _, name := range []string{"rbac/bootstrap-roles", "scheduling/bootstrap-system-priority-classes"} {
+		if !strings.Contains(checks, "[+]poststarthook/"+name+" ok") {
+			t.Errorf("/readyz has no check %s:\n%s", name, checks)
+		}
+	}
+}
+
 // crd is a CustomResourceDefinition in a group of the test's own, with versions
 // v1 ("size") and v2 ("width") that a webhook converts.
 func (e *env) crd(ca []byte) string {
