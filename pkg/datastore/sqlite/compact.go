@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"database/sql/driver"
 	"fmt"
 	"time"
 
@@ -8,12 +9,16 @@ import (
 )
 
 const (
-	// sweepRows and sweepTime bound one step of deleting replaced rows: the write lock is held for no longer than
-	// sweepTime and one commit.
+	// stepTime bounds a step of housekeeping: the write lock is held for no longer, and one commit that nobody waits for.
+	stepTime = 5 * time.Millisecond
+	// sweepRows is how many replaced rows one step deletes.
 	sweepRows = 512
-	sweepTime = 5 * time.Millisecond
-	// vacuumPages is how many free pages one step gives back.
+	// vacuumPages is how many free pages one step gives back. Each takes SQLite a search of the list of free pages, the
+	// better part of a millisecond when there are a hundred thousand.
 	vacuumPages = 128
+	// vacuumRest is how much longer than a step the time to the next one is, while space is given back: writers fill free
+	// pages too, and nothing waits for the rest.
+	vacuumRest = 10
 	// vacuumSlack is how much free space may stay in the file whatever its size; beyond it, a quarter of the file.
 	// Free pages are filled by the next writes, giving back all of them would only wear the disk.
 	vacuumSlack = 1 << 20
@@ -45,14 +50,15 @@ func (b *Backend) housekeep() time.Duration {
 	}
 	began := time.Now()
 	var err error
+	rest := time.Duration(1) // as much time for writers as for the sweep, so that neither ever stops the other
 	if b.swept < b.compacted {
 		err = b.sweep()
 	} else {
+		rest = vacuumRest
 		err = b.vacuum()
 	}
-	// As much time for writers as for housekeeping, so that neither ever stops the other.
 	now := time.Now()
-	w.sweepAt = now.Add(now.Sub(began))
+	w.sweepAt = now.Add(rest * now.Sub(began))
 	if err != nil {
 		if err = fmt.Errorf("compact datastore: %w", err); !recoverable(err) {
 			b.fail(err)
@@ -73,7 +79,7 @@ func (b *Backend) sweep() error {
 	var dead []string // keys of tombstones that go
 	err := b.w.transaction(func() error {
 		rows := 0
-		for to < b.compacted && rows < sweepRows && (rows == 0 || time.Since(began) < sweepTime) {
+		for to < b.compacted && rows < sweepRows && (rows == 0 || time.Since(began) < stepTime) {
 			to++
 			if prev := b.win.at(to).prev(); prev != 0 {
 				if err := b.w.delete.exec(prev); err != nil {
@@ -120,11 +126,18 @@ func (b *Backend) vacuum() error {
 	free, pages := n[0], n[1]
 	more := free*pageSize > vacuumSlack && free > pages/4
 	if more {
-		// The pragma returns a row for each page and frees one a step.
-		if _, err := b.w.conn.text(fmt.Sprintf("PRAGMA incremental_vacuum(%d)", vacuumPages)); err != nil {
+		began, given := time.Now(), 0
+		err := b.w.transaction(func() error {
+			// The pragma frees a page for each row that it returns.
+			return b.w.vacuum.each(func([]driver.Value) bool {
+				given++
+				return time.Since(began) < stepTime
+			})
+		})
+		if err != nil {
 			return err
 		}
-		b.w.wal.wrote(0, 2*vacuumPages*pageSize)
+		b.w.wal.wrote(0, 2*given*pageSize)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

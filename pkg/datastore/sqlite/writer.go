@@ -122,6 +122,7 @@ type writer struct {
 	delete       *stmt
 	setMeta      *stmt
 	read         *stmt
+	vacuum       *stmt
 	wal          walState
 	sweepAt      time.Time // no housekeeping before this time
 	batch        batch
@@ -143,6 +144,7 @@ func (w *writer) prepare(path string) (err error) {
 		{&w.delete, "DELETE FROM log WHERE rev = ?", 0},
 		{&w.setMeta, "UPDATE meta SET value = ? WHERE name = ?", 0},
 		{&w.read, selectRow, rowColumns},
+		{&w.vacuum, fmt.Sprintf("PRAGMA incremental_vacuum(%d)", vacuumPages), 0},
 	} {
 		if *s.dest, err = w.conn.prepare(s.sql, s.columns); err != nil {
 			return err
@@ -153,7 +155,7 @@ func (w *writer) prepare(path string) (err error) {
 
 func (w *writer) close() error {
 	var errs []error
-	for _, s := range []*stmt{w.begin, w.commit, w.rollback, w.insert, w.delete, w.setMeta, w.read} {
+	for _, s := range []*stmt{w.begin, w.commit, w.rollback, w.insert, w.delete, w.setMeta, w.read, w.vacuum} {
 		if s != nil {
 			errs = append(errs, s.close())
 		}
