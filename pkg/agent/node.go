@@ -73,6 +73,16 @@ type Cluster struct {
 
 func (n Node) helpers() bundle.Layout { return bundle.Current(n.Dir.Helpers()) }
 
+// cni are the directories of CNI plugins and of the pod network's configuration. A network that the user brings finds what
+// it expects on any node: the manifests of all of them write to these two.
+func (n Node) cni() (plugins []string, networks string) {
+	plugins, networks = []string{n.helpers().CNI}, n.Dir.CNIConfig()
+	if n.Cluster.Network.FlannelBackend == config.FlannelNone {
+		plugins, networks = append(plugins, "/opt/cni/bin"), "/etc/cni/net.d"
+	}
+	return plugins, networks
+}
+
 // proxyMode is nftables where the kernel has it.
 func (n Node) proxyMode() string {
 	if n.Host.NFTables {
@@ -83,6 +93,7 @@ func (n Node) proxyMode() string {
 
 func (n Node) containerd() containerd.Config {
 	helpers := n.helpers()
+	plugins, networks := n.cni()
 	return containerd.Config{
 		ConfigFile:       n.Dir.ContainerdConfig(),
 		DropIns:          filepath.Join(filepath.Dir(n.Dir.ContainerdConfig()), "conf.d", "*.toml"),
@@ -96,8 +107,8 @@ func (n Node) containerd() containerd.Config {
 		Runc:             helpers.Bin + "/runc",
 		RuncState:        filepath.Join(n.Run.Root(), "runc"),
 		Runtimes:         n.Host.Runtimes,
-		CNIBin:           helpers.CNI,
-		CNIConfig:        n.Dir.CNIConfig(),
+		CNIBins:          plugins,
+		CNIConfig:        networks,
 		RegistryConfig:   n.Dir.RegistryConfig(),
 		SystemdCgroups:   n.Host.SystemdCgroups,
 		RestrictOOMScore: !n.Host.SysResource || n.Host.UserNamespace,

@@ -69,3 +69,16 @@ func TestArguments(t *testing.T) {
 		})
 	}
 }
+
+// TestOwnNetwork has a network that the user brings find its places; knarr's own has its.
+func TestOwnNetwork(t *testing.T) {
+	for backend, want := range map[string]string{
+		"host-gw": "/var/lib/knarr/data/current/cni, /var/lib/knarr/agent/etc/cni/net.d",
+		"none":    "/var/lib/knarr/data/current/cni:/opt/cni/bin, /etc/cni/net.d",
+	} {
+		plugins, networks := given(t, host.Host{}, "flannel-backend="+backend).cni()
+		if got := strings.Join(plugins, ":") + ", " + networks; got != want {
+			t.Errorf("%s: got %s, want %s", backend, got, want)
+		}
+	}
+}

@@ -6,12 +6,10 @@ package e2e
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/knarr-io/knarr/tests/cluster"
-	"github.com/knarr-io/knarr/tests/lab"
 )
 
 // cluster of n servers, and an agent by way of which somebody writes.
@@ -34,40 +32,11 @@ func enduring(t *testing.T, n int) *servers {
 	return s
 }
 
-// TestPacketLoss has every machine of a cluster lose a fifth of what it is sent, for five minutes.
+// TestPacketLoss has every machine of a cluster lose a fifth of what it is sent, for five minutes; in TestServers it is
+// seconds.
 func TestPacketLoss(t *testing.T) {
-	const lossy = 5 * time.Minute
 	s := enduring(t, 3)
-	machines := append([]*cluster.Server{s.agent}, s.all...)
-	// nft and not tc: not every kernel has netem.
-	each := func(ruleset string) {
-		for _, m := range machines {
-			if out, err := m.Host.Run(t.Context(), lab.Cmd{Args: []string{"nft", "-f", "-"}, Stdin: strings.NewReader(ruleset)}); err != nil {
-				t.Fatalf("nft on %s: %v\n%s", m.Host.Name(), err, out)
-			}
-		}
-	}
-	s.writer.began()
-	before := s.writer.count()
-	each("table inet loss { chain input { type filter hook input priority -400; iifname eth0 numgen random mod 5 0 drop; }; }")
-	select {
-	case <-time.After(lossy):
-	case <-t.Context().Done():
-	}
-	t.Logf("%d writes in %v with a packet loss of 20 %%, the longest time without one %.1f s", s.writer.count()-before, lossy, s.writer.longest().Seconds())
-	if s.writer.count() == before {
-		t.Error("nobody could write")
-	}
-	each("delete table inet loss")
-	healed := time.Now()
-	for _, m := range machines {
-		if !m.Running() {
-			t.Errorf("knarr on %s has ended:\n%s", m.Host.Name(), m.LogTail(20))
-		}
-		s.alive(m.Host.Name(), healed)
-	}
-	s.writer.began()
-	s.writer.goesOn(t)
+	s.lossy(5 * time.Minute)
 	s.counted()
 }
 

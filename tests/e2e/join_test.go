@@ -2,8 +2,11 @@ package e2e
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -190,6 +193,8 @@ func (j *joined) refused() {
 		{"other network", j.url, good, []string{"--cluster-cidr=10.99.0.0/16", "--cluster-domain=cluster.local"}, []string{`--cluster-cidr is "10.99.0.0/16" here and "10.42.0.0/16" in the cluster`}},
 		{"name of another agent", j.url, good, []string{"--node-name", j.agent.Host.Name()}, []string{"there is a node \"joiner\" already", "knarr token allow-node joiner", "--node-name"}},
 		{"name of the server", j.url, good, []string{"--node-name", j.server.Host.Name()}, []string{"there is a node \"lead\" already"}},
+		{"a server whose clock is ahead", j.otherTime(time.Hour), "short", nil, []string{"the clocks of this machine and of the server differ", "NTP"}},
+		{"a server whose clock is behind", j.otherTime(-time.Hour), "short", nil, []string{"the clocks of this machine and of the server differ", "NTP"}},
 		{"address of another node", j.url, good, []string{"--node-ip", j.agent.Host.Addr().String()}, []string{"is that of node \"joiner\""}},
 	} {
 		began := time.Now()
@@ -201,7 +206,7 @@ func (j *joined) refused() {
 			j.t.Errorf("%s: want exit code 1: %v", c.name, err)
 			continue
 		}
-		last := err.Error()[strings.LastIndex(strings.TrimSpace(err.Error()), "\n")+1:]
+		last := lastLine(err.Error())
 		for _, want := range c.want {
 			if !strings.Contains(last, want) {
 				j.t.Errorf("%s: want %q in the last line: %s", c.name, want, last)
@@ -216,6 +221,31 @@ func (j *joined) refused() {
 	if len(nodes.Items) != 2 {
 		j.t.Errorf("%d nodes, want 2", len(nodes.Items))
 	}
+}
+
+// otherTime is the URL of what says who it is as a server does, at another time.
+func (j *joined) otherTime(off time.Duration) (url string) {
+	j.t.Helper()
+	l, err := j.server.Host.Listen("tcp", j.server.Host.Addr().String()+":0")
+	j.must(err)
+	s := httptest.NewUnstartedServer(nil)
+	s.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Date", time.Now().Add(off).UTC().Format(http.TimeFormat))
+		if err := pem.Encode(w, &pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}); err != nil {
+			j.t.Error(err)
+		}
+	})
+	j.must(s.Listener.Close())
+	s.Listener = l
+	s.StartTLS()
+	j.t.Cleanup(s.Close)
+	return s.URL
+}
+
+// lastLine is the last line of what a command says.
+func lastLine(text string) string {
+	text = strings.TrimSpace(text)
+	return text[strings.LastIndex(text, "\n")+1:]
 }
 
 func (j *joined) lastOctet() string {

@@ -53,6 +53,7 @@ func TestNetwork(t *testing.T) {
 		{"the server's address changes", (*network).serverMoves},
 		{"addresses change while knarr is down", (*network).movesWhileDown},
 		{"dual stack is switched on", (*network).dualStack},
+		{"another network between the nodes", (*network).byTheSide},
 		{"host-gw", (*network).hostGW},
 	} {
 		before := n.containers()

@@ -186,6 +186,53 @@ func (n *network) dualStack() {
 	n.servicesGoOn()
 }
 
+// byTheSide has a second network between the nodes carry their pods' packets: the server is told the interface, the agent an
+// address that it has on it. Nothing comes in over the first one any more.
+func (n *network) byTheSide() {
+	const link = "eth1"
+	addrs := map[string][]string{"west": {"192.168.78.1/24", "fd00:198:78::1/64"}, "east": {"192.168.78.2/24", "fd00:198:78::2/64"}}
+	end := func(h *lab.Host) lab.End {
+		return lab.End{Host: h, Link: link, Addr: netip.MustParsePrefix(addrs[h.Name()][0])}
+	}
+	n.must(lab.Cable(end(n.server.Host), end(n.agent.Host)))
+	for _, h := range []*lab.Host{n.server.Host, n.agent.Host} {
+		n.on(h, "ip", "addr", "add", addrs[h.Name()][1], "dev", link, "nodad")
+		n.on(h, "nft", "add table inet closed; add chain inet closed input { type filter hook input priority -300; }; "+
+			"add rule inet closed input iifname eth0 udp dport 8472 drop")
+	}
+	n.reconfigure("--flannel-iface=" + link)
+	_, err := n.agent.Stop(n.ctx)
+	n.must(err)
+	n.agent.Args = append(n.agent.Args, "--node-ip=192.168.78.2,fd00:198:78::2")
+	began := time.Now()
+	n.must(n.agent.Start())
+	n.nodeReady(began)
+	n.eventually("both nodes to publish their addresses on "+link, func() error {
+		for name, own := range addrs {
+			node, err := n.client.CoreV1().Nodes().Get(n.ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			for i, family := range []string{"ip", "ipv6"} {
+				want, _, _ := strings.Cut(own[i], "/")
+				if public := node.Annotations["flannel.alpha.coreos.com/public-"+family]; public != want {
+					return fmt.Errorf("%s publishes %q, want %s", name, public, want)
+				}
+			}
+			internal := node.Status.Addresses[0].Address
+			if onLink := internal == "192.168.78.2"; onLink != (name == "east") {
+				return fmt.Errorf("%s has the address %s", name, internal)
+			}
+		}
+		return nil
+	})
+	n.reaches(false, "near", "far")
+	n.reaches(true, "near6", "far6")
+	for _, h := range []*lab.Host{n.server.Host, n.agent.Host} {
+		n.on(h, "nft", "delete", "table", "inet", "closed")
+	}
+}
+
 // networks are the nodes' first pod networks.
 func (n *network) networks() map[string]string {
 	n.t.Helper()

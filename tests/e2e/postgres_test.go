@@ -42,11 +42,18 @@ func runPostgres(t *testing.T) string {
 	return "postgres://postgres@" + h.Addr().String() + ":5432/knarr?sslmode=disable"
 }
 
-// TestServersOnPostgres is two servers that start at the same moment on one empty database.
+// TestServersOnPostgres is two servers of both families that start at the same moment on one empty database, and have an
+// IPv6 address between them.
 func TestServersOnPostgres(t *testing.T) {
 	endpoint := runPostgres(t)
-	args := []string{"--datastore-endpoint", endpoint, "--token", "of-both", "--disable", unneeded}
-	one, two := own(t, "pg-one", lab.Options{}), own(t, "pg-two", lab.Options{})
+	const virtual = "fd00:198:20::f0"
+	args := []string{"--datastore-endpoint", endpoint, "--token", "of-both", "--disable", unneeded, "--virtual-ip", virtual,
+		"--cluster-cidr=10.42.0.0/16,fd00:42::/56", "--service-cidr=10.43.0.0/16,fd00:43::/112"}
+	one, two, stranger := own(t, "pg-one", lab.Options{}), own(t, "pg-two", lab.Options{}), lean(t, "pg-stranger")
+	for i, s := range []*cluster.Server{one, two, stranger} {
+		_, err := s.Host.Exec(t.Context(), "ip", "addr", "add", fmt.Sprintf("fd00:198:20::%d/64", i+1), "dev", "eth0", "nodad")
+		must(t, err)
+	}
 	for _, s := range []*cluster.Server{one, two} {
 		s.Args = args
 		must(t, s.Start())
@@ -64,10 +71,11 @@ func TestServersOnPostgres(t *testing.T) {
 			t.Errorf("the servers have not the same %s", name)
 		}
 	}
-	strangers(t, args)
+	strangers(t, stranger, args)
 
 	leader, other := one, two
 	e := &servers{env: place(t, one, mustClient(t, one))}
+	e.answersAt(stranger.Host, virtual)
 	if e.status(one).Leader == two.Host.Name() {
 		leader, other = two, one
 	}
@@ -87,6 +95,26 @@ func TestServersOnPostgres(t *testing.T) {
 	p := pod("later", web())
 	p.Spec.NodeSelector = map[string]string{"kubernetes.io/hostname": other.Host.Name()}
 	e.startPod(p)
+
+	// Whoever had the address, this time it is the one that is killed: its kernel is left with it.
+	must(t, leader.Start())
+	_, err = leader.WaitNode(t.Context())
+	must(t, err)
+	e.answersAt(stranger.Host, virtual)
+	must(t, other.Process().Kill())
+	began = time.Now()
+	e.env = place(t, leader, mustClient(t, leader))
+	e.answersAt(stranger.Host, virtual)
+	t.Logf("the API answers at %s %.1f s after its server was killed", virtual, time.Since(began).Seconds())
+	e.eventually("one server to have the address", func() error {
+		for _, s := range []*cluster.Server{leader, other} {
+			out, err := s.Host.Exec(e.ctx, "ip", "-o", "addr", "show", "to", virtual)
+			if has := strings.Contains(out, virtual+"/128"); err != nil || has != (s == leader) {
+				return fmt.Errorf("%s: %q, %w", s.Host.Name(), out, err)
+			}
+		}
+		return nil
+	})
 }
 
 func mustClient(t *testing.T, s *cluster.Server) *cluster.Client {
@@ -97,16 +125,15 @@ func mustClient(t *testing.T, s *cluster.Server) *cluster.Client {
 }
 
 // strangers are servers that the cluster in the database does not take.
-func strangers(t *testing.T, args []string) {
+func strangers(t *testing.T, s *cluster.Server, args []string) {
 	t.Helper()
-	s := lean(t, "pg-stranger")
 	for _, c := range []struct {
 		name string
 		args []string
 		want string
 	}{
 		{"another token", []string{"--token", "of-neither"}, "is not the token of the cluster in this datastore"},
-		{"another network", []string{"--cluster-cidr", "10.99.0.0/16"}, `--cluster-cidr is "10.99.0.0/16" here and "10.42.0.0/16" in the cluster`},
+		{"another network", []string{"--cluster-cidr", "10.99.0.0/16,fd00:42::/56"}, `--cluster-cidr is "10.99.0.0/16,fd00:42::/56" here and "10.42.0.0/16,fd00:42::/56" in the cluster`},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		_, err := s.Command(ctx, append(append([]string{"server"}, args...), c.args...)...)

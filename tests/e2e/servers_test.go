@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os/exec"
 	"slices"
 	"strings"
@@ -40,7 +41,9 @@ type servers struct {
 	joins  []string // flags of a server that joins
 	vip    string
 	writer *writer
-	pod    string // containers of the agent's pod
+	// visitor asks the agent's pod through its Service, at the agent's address.
+	visitor *visitor
+	pod     string // containers of the agent's pod
 }
 
 // TestServers is three servers with an embedded etcd and an agent. Servers die, are cut off and replaced while somebody
@@ -60,9 +63,11 @@ func TestServers(t *testing.T) {
 		{"who is refused", (*servers).refused},
 		{"the first one dies", (*servers).firstDies},
 		{"another takes its place", (*servers).replaced},
+		{"the others are replaced, one by one", (*servers).rolled},
 		{"the leader is stopped", (*servers).stopped},
 		{"the leader is cut off", (*servers).cutOff},
 		{"the token is rotated", (*servers).rotated},
+		{"a fifth of all packets is lost", func(s *servers) { s.visitor.stop(); s.lossy(15 * time.Second) }},
 		{"all is there", (*servers).counted},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { s.at(t); step.run(s) }) {
@@ -117,6 +122,11 @@ func (s *servers) grow() {
 	s.tunnels(3)
 	s.writer = startWriter(s.top, s.all[0], s.agent)
 	s.reachable()
+
+	port := s.createService(service("guest", corev1.ServiceTypeNodePort, 8080)).Spec.Ports[0].NodePort
+	passerby, url := suite.lab.Host(s.top, "ha-passerby", lab.Options{}), webURL(s.agent.Host.Addr().String(), int(port), "/hostname")
+	s.answers(passerby, url, 1)
+	s.visitor = startVisitor(s.top, passerby, url)
 }
 
 // serverStatus is what these tests read of `knarr status`.
@@ -158,20 +168,26 @@ func (s *servers) tunnels(n int) {
 	})
 }
 
-// reachable waits until the API answers at the virtual address.
+// reachable waits until the API answers the agent's host at the virtual address.
 func (s *servers) reachable() {
 	s.t.Helper()
 	began := time.Now()
-	s.eventually("the API at the virtual address", func() error {
-		conf := *s.writer.client.Config
-		conf.Host, conf.Timeout = "https://"+s.vip+":6443", time.Second
+	s.answersAt(s.agent.Host, s.vip)
+	s.t.Logf("the API answers at the virtual address after %.1f s", time.Since(began).Seconds())
+}
+
+// answersAt waits until the API answers a host at an address, with a certificate for it.
+func (e *env) answersAt(from *lab.Host, address string) {
+	e.t.Helper()
+	e.eventually("the API at "+address, func() error {
+		conf := *e.client.Config
+		conf.Host, conf.Timeout, conf.Dial = "https://"+net.JoinHostPort(address, "6443"), time.Second, from.DialContext
 		c, err := cluster.ClientFor(&conf)
 		if err != nil {
 			return err
 		}
-		return c.RESTClient().Get().AbsPath("/readyz").Do(s.ctx).Error()
+		return c.RESTClient().Get().AbsPath("/readyz").Do(e.ctx).Error()
 	})
-	s.t.Logf("the API answers at the virtual address after %.1f s", time.Since(began).Seconds())
 }
 
 // refused is which servers do not get in.
@@ -187,10 +203,16 @@ func (s *servers) refused() {
 		{"another network", append(slices.Clone(s.joins), "--cluster-cidr=10.99.0.0/16"), `--cluster-cidr is "10.99.0.0/16" here and "10.42.0.0/16" in the cluster`},
 		{"a name that is taken", append(slices.Clone(s.joins), "--node-name", "ha-two"), `there is a node "ha-two" already`},
 		{"another datastore", append(slices.Clone(s.joins), "--cluster-init"), "remove one of them"},
+		{"a token of another cluster", append(slices.Clone(s.joins[:3]), "K10"+strings.Repeat("0", 64)+"::server:x"), "the token belongs to another cluster"},
+		{"nobody there", []string{s.joins[0], "https://" + s.vip[:strings.LastIndex(s.vip, ".")+1] + "250:6443", s.joins[2], s.joins[3]}, "cannot reach the server"},
 	} {
+		began := time.Now()
 		_, err := stranger.Command(s.ctx, append([]string{"server"}, c.args...)...)
-		if err == nil || !strings.Contains(err.Error(), c.want) {
-			s.t.Errorf("%s: want %q: %v", c.name, c.want, err)
+		if err == nil || !strings.Contains(lastLine(err.Error()), c.want) {
+			s.t.Errorf("%s: want %q in the last line: %v", c.name, c.want, err)
+		}
+		if took := time.Since(began); took > 10*time.Second {
+			s.t.Errorf("%s: told after %v", c.name, took)
 		}
 	}
 }
@@ -209,7 +231,7 @@ func (s *servers) firstDies() {
 	s.undisturbed()
 }
 
-// undisturbed checks that the agent's pod is the same as ever, and that servers reach it.
+// undisturbed checks that the agent's pod is the same as ever, has served all the time, and that servers reach it.
 func (s *servers) undisturbed() {
 	s.t.Helper()
 	j := &joined{env: s.env, agent: s.agent}
@@ -217,19 +239,44 @@ func (s *servers) undisturbed() {
 		s.t.Errorf("containers were %s and are %s", s.pod, now)
 	}
 	j.works()
+	s.visitor.served(s.t)
 }
 
 // replaced removes the server that died and adds a new one.
 func (s *servers) replaced() {
-	s.must(s.client.CoreV1().Nodes().Delete(s.ctx, "ha-one", metav1.DeleteOptions{}))
+	s.replace("ha-one", "ha-four")
+	s.undisturbed()
+}
+
+// replace removes a server that runs no longer and adds a new one.
+func (s *servers) replace(gone, by string) {
+	s.t.Helper()
+	s.must(s.client.CoreV1().Nodes().Delete(s.ctx, gone, metav1.DeleteOptions{}))
 	s.members(2)
 	s.joins[1] = "https://" + s.all[0].Host.Addr().String() + ":6443"
-	one := lean(s.top, "ha-four")
+	one := lean(s.top, by)
 	s.add(one, s.joins)
 	s.all = append(s.all, one)
 	s.members(3)
 	s.tunnels(3)
-	s.undisturbed()
+}
+
+// rolled replaces those that are left of the first three, with nobody to ask afterwards who was there at the beginning.
+func (s *servers) rolled() {
+	for _, by := range []string{"ha-five", "ha-six"} {
+		s.writer.began()
+		gone := s.all[0]
+		if code, err := gone.Stop(s.ctx); err != nil || code != 0 {
+			s.t.Fatalf("stop: code %d, %v", code, err)
+		}
+		s.all = s.all[1:]
+		s.at(s.t)
+		s.replace(gone.Host.Name(), by)
+		s.must(gone.Host.Crash()) // its pods, and its memory
+		s.writer.goesOn(s.t)
+		s.undisturbed()
+	}
+	s.reachable()
 }
 
 // members waits until the datastore has n members.

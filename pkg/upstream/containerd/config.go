@@ -38,15 +38,17 @@ type Config struct {
 	// RuncState is where runc keeps what it knows of containers.
 	RuncState string
 	// Runtimes are the host's, beside runc.
-	Runtimes          []host.Runtime
-	CNIBin, CNIConfig string // directories
-	RegistryConfig    string // certs.d
-	SystemdCgroups    bool
-	RestrictOOMScore  bool // without CAP_SYS_RESOURCE
-	DisableHugetlb    bool
-	DisableApparmor   bool
-	SELinux           bool
-	NonrootDevices    bool
+	Runtimes []host.Runtime
+	// CNIBins are the directories of CNI plugins, the first that has one counts; CNIConfig that of the configuration.
+	CNIBins          []string
+	CNIConfig        string
+	RegistryConfig   string // certs.d
+	SystemdCgroups   bool
+	RestrictOOMScore bool // without CAP_SYS_RESOURCE
+	DisableHugetlb   bool
+	DisableApparmor  bool
+	SELinux          bool
+	NonrootDevices   bool
 }
 
 // unused are plugins that knarr has no use for: each would cost memory, a goroutine, or a directory outside data-dir.
@@ -125,7 +127,7 @@ func (c Config) runtime() table {
 		"disable_hugetlb_controller":             c.DisableHugetlb,
 		"disable_apparmor":                       c.DisableApparmor,
 		"device_ownership_from_security_context": c.NonrootDevices,
-		"cni":                                    table{"bin_dirs": []string{c.CNIBin}, "conf_dir": c.CNIConfig},
+		"cni":                                    table{"bin_dirs": c.CNIBins, "conf_dir": c.CNIConfig},
 		"containerd":                             table{"default_runtime_name": c.DefaultRuntime, "runtimes": c.runtimes()},
 	}
 }

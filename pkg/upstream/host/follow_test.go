@@ -101,3 +101,32 @@ func TestFollow(t *testing.T) {
 		}
 	})
 }
+
+// A host on which something changes all the time is looked at all the same.
+func TestSettledInTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		restless := func(ctx context.Context, changed func()) error {
+			tick := time.NewTicker(settle / 2)
+			defer tick.Stop()
+			for {
+				select {
+				case <-tick.C:
+					changed()
+				case <-ctx.Done():
+					return nil
+				}
+			}
+		}
+		began, looks := time.Now(), 0
+		enough := errors.New("enough")
+		err := Settled(t.Context(), restless, func() error {
+			if looks++; looks == 3 {
+				return enough
+			}
+			return nil
+		})
+		if took := time.Since(began); !errors.Is(err, enough) || took < 2*unsettled || took > 4*unsettled {
+			t.Errorf("three looks took %v, %v", took, err)
+		}
+	})
+}

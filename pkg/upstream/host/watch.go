@@ -14,6 +14,10 @@ import (
 // sets the new one, or after.
 const settle = time.Second
 
+// unsettled is how long a host that never comes to rest is left alone: pods come and go, and who holds a virtual address
+// renews it each second.
+const unsettled = 5 * settle
+
 // Group is what of a host's network can be watched; groups combine with |.
 type Group uint32
 
@@ -48,8 +52,8 @@ func Watch(ctx context.Context, groups Group, changed func()) error {
 	}
 }
 
-// Settled calls look once and then each time when what watch reports has come to rest, until ctx ends, or look or watch
-// fails.
+// Settled calls look once and then each time when what watch reports has come to rest, or does not come to rest for too
+// long, until ctx ends, or look or watch fails.
 func Settled(ctx context.Context, watch func(ctx context.Context, changed func()) error, look func() error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	events := make(chan struct{}, 1)
@@ -64,14 +68,19 @@ func Settled(ctx context.Context, watch func(ctx context.Context, changed func()
 	}()
 	timer := time.NewTimer(settle) // something may have changed since the start
 	defer timer.Stop()
+	latest := time.Now().Add(unsettled) // zero while nothing has changed
 	for {
 		select {
 		case err := <-ended: // as it does with ctx
 			cancel()
 			return err
 		case <-events:
-			timer.Reset(settle)
+			if latest.IsZero() {
+				latest = time.Now().Add(unsettled)
+			}
+			timer.Reset(min(settle, time.Until(latest)))
 		case <-timer.C:
+			latest = time.Time{}
 			if err := look(); err != nil {
 				cancel()
 				<-ended // of no interest beside err

@@ -77,7 +77,7 @@ func daemon(t *testing.T) string {
 		ConfigFile: filepath.Join(dir, "etc", "config.toml"), DropIns: filepath.Join(dir, "etc", "conf.d", "*.toml"),
 		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Address: address,
 		Snapshotter: "native", DefaultRuntime: "runc", PauseImage: "docker.io/knarr/pause:1",
-		Shim: "/nowhere/shim", Runc: "/nowhere/runc", CNIBin: filepath.Join(dir, "cni"), CNIConfig: filepath.Join(dir, "net.d"),
+		Shim: "/nowhere/shim", Runc: "/nowhere/runc", CNIBins: []string{filepath.Join(dir, "cni")}, CNIConfig: filepath.Join(dir, "net.d"),
 		RegistryConfig: filepath.Join(dir, "certs.d"), RestrictOOMScore: true, DisableHugetlb: true, DisableApparmor: true,
 	}, func() (map[string]string, error) { return nil, nil })
 	if err := c.Prepare(t.Context()); err != nil {
