@@ -17,10 +17,9 @@ func announce(link netlink.Link, address netip.Addr) error {
 	if len(mac) != 6 {
 		return nil // a link without neighbours, such as a tunnel
 	}
-	frame := gratuitousARP(mac, address)
-	protocol := uint16(unix.ETH_P_ARP)
+	frame, protocol := gratuitousARP, uint16(unix.ETH_P_ARP)
 	if address.Is6() {
-		frame, protocol = advertisement(mac, address), unix.ETH_P_IPV6
+		frame, protocol = advertisement, unix.ETH_P_IPV6
 	}
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0) // 0: it receives nothing
 	if err != nil {
@@ -28,7 +27,7 @@ func announce(link netlink.Link, address netip.Addr) error {
 	}
 	defer unix.Close(fd)
 	to := &unix.SockaddrLinklayer{Protocol: protocol<<8 | protocol>>8, Ifindex: link.Attrs().Index}
-	if err := unix.Sendto(fd, frame, 0, to); err != nil {
+	if err := unix.Sendto(fd, frame(mac, address), 0, to); err != nil {
 		return fmt.Errorf("announce %s on %s: %w", address, link.Attrs().Name, err)
 	}
 	return nil

@@ -18,6 +18,7 @@ const patience = 20 * time.Second
 type family struct {
 	network  netip.Prefix
 	virtual  netip.Addr
+	listens  string // a network of package net
 	protocol uint16
 	frame    func(*machine) []byte
 }
@@ -25,8 +26,8 @@ type family struct {
 func families() map[string]family {
 	four, six := netip.MustParseAddr("192.0.2.100"), netip.MustParseAddr("2001:db8::100")
 	return map[string]family{
-		"IPv4": {netip.MustParsePrefix("192.0.2.0/24"), four, unix.ETH_P_ARP, func(m *machine) []byte { return gratuitousARP(m.mac, four) }},
-		"IPv6": {netip.MustParsePrefix("2001:db8::/64"), six, unix.ETH_P_IPV6, func(m *machine) []byte { return advertisement(m.mac, six) }},
+		"IPv4": {netip.MustParsePrefix("192.0.2.0/24"), four, "tcp4", unix.ETH_P_ARP, func(m *machine) []byte { return gratuitousARP(m.mac, four) }},
+		"IPv6": {netip.MustParsePrefix("2001:db8::/64"), six, "tcp6", unix.ETH_P_IPV6, func(m *machine) []byte { return advertisement(m.mac, six) }},
 	}
 }
 
@@ -84,7 +85,7 @@ func TestTheAddressMoves(t *testing.T) {
 			lan := newLAN(t, f.network, "one", "two", "client")
 			one, two, client := lan[0], lan[1], lan[2]
 			for _, m := range []*machine{one, two} {
-				m.serve()
+				m.serve(f.listens)
 			}
 			first, second := f.network.Addr().Next(), f.network.Addr().Next().Next()
 			heard := client.listen(f.protocol)

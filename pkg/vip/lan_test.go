@@ -105,12 +105,13 @@ func plug(t *testing.T, bridge netlink.Link, name string, own netip.Prefix) *mac
 // port is where a machine says its name.
 const port = 6443
 
-// serve answers with the machine's name until the test ends, at all addresses that the machine has or gets.
-func (m *machine) serve() {
+// serve answers with the machine's name until the test ends, at all addresses of a network, tcp4 or tcp6, that the machine
+// has or gets. Package net would find out by itself what the host knows, and there is no loopback to find it out with.
+func (m *machine) serve(network string) {
 	m.t.Helper()
 	var l net.Listener
 	must(m.t, m.in(func() (err error) {
-		l, err = net.Listen("tcp", ":"+strconv.Itoa(port))
+		l, err = net.Listen(network, ":"+strconv.Itoa(port))
 		return err
 	}))
 	var wg sync.WaitGroup

@@ -33,7 +33,10 @@ type Config struct {
 const (
 	// renewals is how often the address is renewed in its lifetime.
 	renewals = 3
-	// announceEvery repeats the announcement: neighbours may have missed one.
+	// repeats is how many renewals announce the address once more, at first: one packet may be lost, and who missed it sends
+	// to the old place.
+	repeats = 3
+	// announceEvery repeats the announcement after that.
 	announceEvery = 10 * time.Second
 )
 
@@ -77,7 +80,7 @@ func (h *Holder) renew(ctx context.Context, link netlink.Link, addr *netlink.Add
 	ticker := time.NewTicker(h.config.Lifetime / renewals)
 	defer ticker.Stop()
 	announced := time.Now()
-	for {
+	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -85,7 +88,7 @@ func (h *Holder) renew(ctx context.Context, link netlink.Link, addr *netlink.Add
 			if err := netlink.AddrReplace(link, addr); err != nil {
 				return fmt.Errorf("renew the virtual address %s on %s: %w", h.config.Address, link.Attrs().Name, err)
 			}
-			if now.Sub(announced) < announceEvery {
+			if n > repeats && now.Sub(announced) < announceEvery {
 				continue
 			}
 			announced = now

@@ -233,17 +233,23 @@ func (n *network) hostGW() {
 	}
 }
 
-// reconfigure starts the server again with more arguments. The agent is left alone.
+// reconfigure starts the server again with more arguments, which the agent follows. It is left alone.
 func (n *network) reconfigure(args ...string) {
+	n.t.Helper()
+	n.nodeReady(n.again(args...))
+}
+
+// again starts the server again with more arguments.
+func (n *network) again(args ...string) (began time.Time) {
 	n.t.Helper()
 	_, err := n.server.Stop(n.ctx)
 	n.must(err)
 	n.server.Args = slices.Concat(n.server.Args, args)
-	began := time.Now()
+	began = time.Now()
 	n.must(n.server.Start())
 	_, err = n.server.WaitNode(n.ctx)
 	n.must(err)
-	n.nodeReady(began)
+	return began
 }
 
 // TestNoWireGuard has a server say what its kernel lacks, and do nothing else; or work, where the kernel has it.

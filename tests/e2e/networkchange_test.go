@@ -200,7 +200,7 @@ func (n *network) byTheSide() {
 		n.on(h, "nft", "add table inet closed; add chain inet closed input { type filter hook input priority -300; }; "+
 			"add rule inet closed input iifname eth0 udp dport 8472 drop")
 	}
-	n.reconfigure("--flannel-iface=" + link)
+	n.again("--flannel-iface=" + link)
 	_, err := n.agent.Stop(n.ctx)
 	n.must(err)
 	n.agent.Args = append(n.agent.Args, "--node-ip=192.168.78.2,fd00:198:78::2")
