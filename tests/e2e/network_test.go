@@ -188,7 +188,7 @@ func (n *network) wide(mtu int) {
 		if err != nil {
 			return err
 		}
-		host := n.on(n.agent.Host, "sh", "-c", "cat /sys/class/net/cni0/mtu /sys/class/net/cni0/brif/*/../mtu /sys/class/net/flannel.1/mtu 2>/dev/null | sort -u; grep -o '\"mtu\": [0-9]*' /var/lib/knarr/agent/etc/cni/net.d/10-flannel.conflist")
+		host := n.on(n.agent.Host, "sh", "-c", "cat /sys/class/net/cni0/mtu /sys/class/net/cni0/brif/*/../mtu /sys/class/net/flannel.1/mtu /sys/class/net/flannel-v6.1/mtu 2>/dev/null | sort -u; grep -o '\"mtu\": [0-9]*' /var/lib/knarr/agent/etc/cni/net.d/10-flannel.conflist")
 		want := fmt.Sprintf("%d\n\"mtu\": %d", mtu, mtu)
 		if inside != strconv.Itoa(mtu) || strings.TrimSpace(host) != want {
 			return fmt.Errorf("the pod has %s, the host %q", inside, host)

@@ -171,6 +171,7 @@ func (n *network) dualStack() {
 		n.reaches(six, "near6", "far6")
 	}
 	n.hears("near", webURL(n.ip("far6", false), 8080, "/client"), n.ip("near", false)) // one from before to a new one
+	n.wide(1430)
 
 	s := service("far6", corev1.ServiceTypeNodePort, 8080)
 	s.Spec.IPFamilyPolicy = ptr.To(corev1.IPFamilyPolicyRequireDualStack)

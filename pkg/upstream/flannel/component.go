@@ -79,7 +79,7 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
-	mtu := newFollower(device.Iface.Name, device.Iface.MTU-running.MTU(), func(mtu int) error { return c.writeCNI(pods, mtu) }, c.log)
+	mtu := newFollower(device.Iface.Name, c.overhead(device, running.MTU()), func(mtu int) error { return c.writeCNI(pods, mtu) }, c.log)
 	if err := mtu.look(); err != nil {
 		return err
 	}

@@ -3,12 +3,14 @@ package flannel
 import (
 	"encoding/json"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/flannel-io/flannel/pkg/backend"
 	"github.com/flannel-io/flannel/pkg/subnet"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -177,6 +179,28 @@ func TestOverride(t *testing.T) {
 	} {
 		if got := s.override(tt.node, tt.key, tt.six, "own"); got != tt.want {
 			t.Errorf("got %s, want %s", got, tt.want)
+		}
+	}
+}
+
+func TestOverhead(t *testing.T) {
+	for _, c := range []struct {
+		backend  string
+		six      bool
+		mtu      int // that the backend says
+		overhead int
+	}{
+		{vxlanBackend, false, 1450, 50},
+		{vxlanBackend, true, 1450, 70},
+		{hostGWBackend, true, 1500, 0},
+		{wireguardBackend, true, 1420, 80},
+	} {
+		device := &backend.ExternalInterface{Iface: &net.Interface{MTU: 1500}}
+		if c.six {
+			device.IfaceV6Addr = net.ParseIP("2001:db8::1")
+		}
+		if got := (&Component{config: Config{Backend: c.backend}}).overhead(device, c.mtu); got != c.overhead {
+			t.Errorf("%s, IPv6 %v: %d, want %d", c.backend, c.six, got, c.overhead)
 		}
 	}
 }

@@ -8,8 +8,11 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/flannel-io/flannel/pkg/backend"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 
 	"github.com/knarr-io/knarr/pkg/upstream/host"
 )
@@ -32,6 +35,16 @@ type follower struct {
 
 func newFollower(iface string, overhead int, write func(mtu int) error, log *slog.Logger) *follower {
 	return &follower{iface: iface, overhead: overhead, write: write, log: log}
+}
+
+// overhead is what the backend adds to a packet at most, in bytes. vxlan counts IPv4's headers alone (pkg/backend/vxlan/
+// vxlan_network.go:47), while the kernel lets its link of the longer IPv6 have no more than fits.
+func (c *Component) overhead(device *backend.ExternalInterface, mtu int) int {
+	bytes := device.Iface.MTU - mtu
+	if c.config.Backend == vxlanBackend && device.IfaceV6Addr != nil {
+		bytes += ipv6.HeaderLen - ipv4.HeaderLen
+	}
+	return bytes
 }
 
 // run follows until ctx ends.
