@@ -67,7 +67,7 @@ func TestServers(t *testing.T) {
 		{"the leader is stopped", (*servers).stopped},
 		{"the leader is cut off", (*servers).cutOff},
 		{"the token is rotated", (*servers).rotated},
-		{"a fifth of all packets is lost", func(s *servers) { s.visitor.stop(); s.lossy(15 * time.Second) }},
+		{"a fifth of all packets is lost", func(s *servers) { s.visitor.stop(); s.lossy(10 * time.Second) }},
 		{"all is there", (*servers).counted},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { s.at(t); step.run(s) }) {
