@@ -2,21 +2,16 @@ package registry
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"path/filepath"
-	"slices"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
-
 	"github.com/knarr-io/knarr/pkg/atomicfile"
+	"github.com/knarr-io/knarr/pkg/filewatch"
 )
 
-// quiet is how long registries.yaml must have been left alone before it is read: some editors write in steps, and half
-// a file can be a valid one.
+// quiet is how long registries.yaml must have been left alone before it is read.
 const quiet = 100 * time.Millisecond
 
 // Options are what a Watcher needs to know. Paths are absolute.
@@ -54,62 +49,25 @@ func (w *Watcher) Prepare(context.Context) error {
 }
 
 // Run follows the file. While it is bad, what it said before holds.
-func (w *Watcher) Run(ctx context.Context, ready func()) (err error) {
-	watch, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch %s: %w; raise the sysctl fs.inotify.max_user_instances if it is used up", w.options.File, err)
-	}
-	defer func() { err = errors.Join(err, watch.Close()) }()
+func (w *Watcher) Run(ctx context.Context, ready func()) error {
 	// Without the directory there is nothing to be notified by.
 	if err := atomicfile.MkdirAll(filepath.Dir(w.options.File), 0o755); err != nil {
 		return err
 	}
-	if err := w.follow(watch); err != nil {
-		return err
-	}
-	w.reload() // for a change after Prepare
-	ready()
-	settled := time.NewTimer(quiet)
-	settled.Stop()
-	defer settled.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case e := <-watch.Events:
-			if w.concerns(e.Name) {
-				settled.Reset(quiet)
-			}
-		case err := <-watch.Errors: // events were lost
-			w.log.Warn("watching the registry configuration had a hiccup", "file", w.options.File, "error", err)
-			settled.Reset(quiet)
-		case <-settled.C:
-			if err := w.follow(watch); err != nil {
-				w.log.Warn("cannot follow the registry configuration", "error", err)
-			}
-			w.reload()
-		}
-	}
+	return filewatch.Run(ctx, filewatch.Config{
+		What: "the registry configuration", Paths: w.paths, Concerns: w.concerns, Quiet: quiet,
+		Changed: func() error { w.reload(); return nil }, // at first for a change after Prepare
+	}, w.log, ready)
 }
 
-// follow watches the directory of the file and, if that is a symbolic link, of what it points to: a file that is
-// replaced by another takes its own watch along.
-func (w *Watcher) follow(watch *fsnotify.Watcher) error {
+// paths are the directory of the file and, if that is a symbolic link, of what it points to: a file that is replaced by
+// another takes its own watch along.
+func (w *Watcher) paths() []string {
 	dirs := []string{filepath.Dir(w.options.File)}
 	if target, err := filepath.EvalSymlinks(w.options.File); err == nil && target != w.options.File {
 		dirs = append(dirs, filepath.Dir(target))
 	}
-	for _, old := range watch.WatchList() {
-		if !slices.Contains(dirs, old) {
-			_ = watch.Remove(old) // fails when the directory is gone, and then there is nothing to remove
-		}
-	}
-	for _, dir := range dirs {
-		if err := watch.Add(dir); err != nil {
-			return fmt.Errorf("watch %s: %w; raise the sysctl fs.inotify.max_user_watches if it is used up", dir, err)
-		}
-	}
-	return nil
+	return dirs
 }
 
 // concerns tells whether an event may have changed what the file says. In the directory a link points to, it may be any.

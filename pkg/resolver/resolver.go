@@ -23,9 +23,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
-
 	"github.com/knarr-io/knarr/pkg/atomicfile"
+	"github.com/knarr-io/knarr/pkg/filewatch"
 )
 
 const (
@@ -69,39 +68,14 @@ func New(c Config, log *slog.Logger) *Component { return &Component{c, log} }
 func (*Component) Name() string { return "resolvers" }
 
 // Run is ready when the files are there.
-func (c *Component) Run(ctx context.Context, ready func()) (err error) {
-	watch, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch %s: %w; raise the sysctl fs.inotify.max_user_instances if it is used up", c.config.Sources[0], err)
-	}
-	defer func() { err = errors.Join(err, watch.Close()) }()
+func (c *Component) Run(ctx context.Context, ready func()) error {
 	if err := atomicfile.MkdirAll(c.config.Dir, 0o755); err != nil {
 		return err
 	}
-	if err := errors.Join(c.follow(watch), c.update()); err != nil {
-		return err
-	}
-	ready()
-	settled := time.NewTimer(quiet)
-	settled.Stop()
-	defer settled.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case e := <-watch.Events:
-			if filepath.Base(e.Name) == ConfName || c.concerns(e.Name) {
-				settled.Reset(quiet)
-			}
-		case err := <-watch.Errors: // events were lost
-			c.log.Warn("watching the host's resolv.conf had a hiccup", "error", err)
-			settled.Reset(quiet)
-		case <-settled.C:
-			if err := errors.Join(c.follow(watch), c.update()); err != nil {
-				c.log.Warn("cannot follow the host's resolv.conf", "error", err)
-			}
-		}
-	}
+	return filewatch.Run(ctx, filewatch.Config{
+		What: "the host's resolv.conf", Paths: c.paths, Quiet: quiet, Changed: c.update,
+		Concerns: func(path string) bool { return filepath.Base(path) == ConfName || c.concerns(path) },
+	}, c.log, ready)
 }
 
 // concerns tells whether path is a source or what one leads to.
@@ -114,9 +88,9 @@ func (c *Component) concerns(path string) bool {
 	return false
 }
 
-// follow watches the sources and the directories in which they, or what they link to, are replaced. The file itself
-// too, since on some hosts (containers) it is a mount that is written to in another directory.
-func (c *Component) follow(watch *fsnotify.Watcher) error {
+// paths are the sources and the directories in which they, or what they link to, are replaced. The file itself too, since
+// on some hosts (containers) it is a mount that is written to in another directory.
+func (c *Component) paths() []string {
 	var paths []string
 	for _, source := range c.config.Sources {
 		paths = append(paths, filepath.Dir(source))
@@ -124,17 +98,7 @@ func (c *Component) follow(watch *fsnotify.Watcher) error {
 			paths = append(paths, target, filepath.Dir(target))
 		}
 	}
-	for _, old := range watch.WatchList() {
-		if !slices.Contains(paths, old) {
-			_ = watch.Remove(old) // fails when it is gone, and then there is nothing to remove
-		}
-	}
-	for _, path := range paths {
-		if err := watch.Add(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("watch %s: %w; raise the sysctl fs.inotify.max_user_watches if it is used up", path, err)
-		}
-	}
-	return nil
+	return paths
 }
 
 // update writes what the sources say now.

@@ -175,7 +175,7 @@ const unitPattern = `/([^/\n]+\.service)(?:/|$)`
 
 // unitOf returns the systemd unit a process belongs to, "" when it is a login
 // session or none. The cgroup is asked, not the name: with INSTALL_KNARR_NAME
-// the unit may be called anything.
+// the unit is called knarr-NAME.
 func (h Host) unitOf(pid int) string {
 	if pid == 0 {
 		return ""
@@ -191,7 +191,7 @@ func (h Host) unitOf(pid int) string {
 	pattern := regexp.MustCompile(unitPattern)
 	for _, line := range strings.Split(string(data), "\n") {
 		// user@1000.service holds a person's sessions; ssh.service and cron.service
-		// started whoever started knarr. Only a unit file of that name in /etc is ours.
+		// started whoever started knarr.
 		m := pattern.FindStringSubmatch(line)
 		if m != nil && strings.Contains(m[1], "knarr") {
 			return m[1]

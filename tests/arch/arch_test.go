@@ -33,7 +33,7 @@ var layers = []layer{
 		"pkg/lifecycle", "pkg/logging", "pkg/config", "pkg/datadir", "pkg/sdnotify", "pkg/inprocess"}},
 	{name: "L2 services", rule: noKubernetes, sideways: true, packages: []string{
 		"pkg/bootstrap", "pkg/vip",
-		"pkg/pki", "pkg/token", "pkg/datastore/...", "pkg/bundle", "pkg/bundle/pack", "pkg/hostcheck", "pkg/uninstall", "pkg/control", "pkg/process", "pkg/registry", "pkg/service", "pkg/crictl", "pkg/backup", "pkg/quota", "pkg/join", "pkg/loadbalancer", "pkg/tunnel", "pkg/resolver", "pkg/podrange", "pkg/follow", "pkg/shutdown"}},
+		"pkg/pki", "pkg/token", "pkg/datastore/...", "pkg/bundle", "pkg/bundle/pack", "pkg/hostcheck", "pkg/uninstall", "pkg/control", "pkg/process", "pkg/registry", "pkg/service", "pkg/crictl", "pkg/backup", "pkg/quota", "pkg/join", "pkg/loadbalancer", "pkg/tunnel", "pkg/resolver", "pkg/podrange", "pkg/follow", "pkg/filewatch", "pkg/shutdown"}},
 	{name: "L3 upstream base", sideways: true, packages: []string{
 		"pkg/upstream/argv", "pkg/upstream/host", "pkg/upstream/globals", "pkg/upstream/csi"}},
 	{name: "L3 upstream", packages: []string{"pkg/upstream/..."}},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -309,7 +310,7 @@ func TestSystemdNotification(t *testing.T) {
 	}
 }
 
-// TestWatchdogStarvesWhenTheServerHangs stops the process as a hang does.
+// TestWatchdogIsNotFedByAFrozenServer stops the process as a hang does.
 func TestWatchdogIsNotFedByAFrozenServer(t *testing.T) {
 	const socket, watchdog = "/run/notify.sock", 2 * time.Second
 	s := own(t, "frozen", lab.Options{})
@@ -319,11 +320,18 @@ func TestWatchdogIsNotFedByAFrozenServer(t *testing.T) {
 	n.until(t, "READY=1")
 	n.until(t, "WATCHDOG=1")
 	must(t, s.Process().Signal(syscall.SIGSTOP))
-	for drained := false; !drained; {
+	eventually(t, "the server to be frozen", func() error {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.Process().PID()))
+		if err == nil && !strings.Contains(string(stat), ") T ") {
+			err = fmt.Errorf("it is %s", stat)
+		}
+		return err
+	})
+	for late := time.After(watchdog); late != nil; { // what it said before may be on its way
 		select {
 		case <-n.said:
-		default:
-			drained = true
+		case <-late:
+			late = nil
 		}
 	}
 	select {

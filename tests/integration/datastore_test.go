@@ -108,6 +108,9 @@ func TestUpgradeDamageAndRestore(t *testing.T) {
 	}
 	_, err := s.Command(t.Context(), "restore", file)
 	must(t, err)
+	if stamp := script(t, s.Host, "cat /var/lib/knarr/version"); stamp != "v1.36.9+knarr1" {
+		t.Errorf("after the restore the data is that of %s, and the older version would be refused", stamp)
+	}
 	c = start(t, s)
 	if !has(t, c, "kept") || has(t, c, "later") {
 		t.Errorf("after the restore: kept %t, later %t", has(t, c, "kept"), has(t, c, "later"))
