@@ -34,5 +34,6 @@ func madeByAnother(err error) bool {
 	return slices.ContainsFunc([]string{
 		"SQLSTATE 23505", "SQLSTATE 42P07", "SQLSTATE 42710", "SQLSTATE 42P04", "tuple concurrently updated", // PostgreSQL: row of a catalogue, table, object, database
 		"Error 1007", "Error 1050", "Error 1061", // MySQL: database, table, index
+		"duplicate key given in txn request", // kine: its own first key (pkg/logstructured/sqllog/sql.go)
 	}, func(code string) bool { return strings.Contains(text, code) })
 }

@@ -16,6 +16,7 @@ func TestMadeByAnother(t *testing.T) {
 		attempts int
 	}{
 		"made meanwhile": {[]error{exists, exists, nil}, 3},
+		"first key":      {[]error{errors.New("rpc error: code = InvalidArgument desc = etcdserver: duplicate key given in txn request"), nil}, 2},
 		"never made":     {[]error{exists}, openAttempts},
 		"nobody listens": {[]error{errors.New("connection refused")}, 1},
 		"there at once":  {[]error{nil}, 1},
