@@ -205,12 +205,8 @@ func (n Node) resolvers() resolver.Config {
 }
 
 func (n Node) kubeProxy() kubeproxy.Config {
-	steady := ""
-	if n.Keys.Joined {
-		steady = filepath.Join(n.Run.Root(), "kube-proxy.kubeconfig")
-	}
 	return kubeproxy.Config{
-		Steady:            steady,
+		Steady:            filepath.Join(n.Run.Root(), "kube-proxy.kubeconfig"),
 		Kubeconfig:        n.Dir.KubeProxyKubeconfig(),
 		NodeName:          n.Name,
 		ClusterCIDRs:      n.Cluster.Network.ClusterCIDRs.Slice(),

@@ -44,6 +44,8 @@ type Config struct {
 	Tokens token.Store
 	// Given is --token: what to open the record with before this server has kept a token.
 	Given token.Token
+	// GivenAgent is --agent-token, if given.
+	GivenAgent token.Token
 	// Adopt takes Files over from the datastore; else they are only given.
 	Adopt bool
 	// Make makes what is missing of Files and tokens here, and what follows from them. Called when they are settled.
@@ -175,7 +177,7 @@ func (c *Component) take(ctx context.Context, client *clientv3.Client, s stored)
 	if !c.config.Adopt {
 		return c.mark(server)
 	}
-	if err := c.compare(ctx, client, s); err != nil {
+	if p, err = c.compare(ctx, client, s, p, server); err != nil {
 		return err
 	}
 	if err := join.WriteFiles(c.config.DataDir, c.config.Files, p.Files); err != nil {
@@ -253,7 +255,7 @@ func (c *Component) givenIs(theirs token.Token) error {
 	if c.config.Given.IsZero() || c.config.Given.SameSecret(theirs) {
 		return nil
 	}
-	return fmt.Errorf("the token given with --token %w: it was rotated; give the new one, or leave it out: this server knows it", ErrToken)
+	return &join.MismatchError{Err: fmt.Errorf("the token given with --token %w: it was rotated; give the new one, or leave it out: this server knows it", ErrToken)}
 }
 
 // stranger opens the record with the token that this server was given.
@@ -263,10 +265,10 @@ func (c *Component) stranger(own token.Token, s stored) (token.Token, error) {
 		with = own
 	}
 	if with.IsZero() {
-		return with, errors.New("there is a cluster in this datastore already: give its server token with --token or --token-file to join it, as server/token in the data-dir of one of its servers holds it, or give another datastore")
+		return with, &join.MismatchError{Err: errors.New("there is a cluster in this datastore already: give its server token with --token or --token-file to join it, as server/token in the data-dir of one of its servers holds it, or give another datastore")}
 	}
 	if _, err := s.open(with); errors.Is(err, token.ErrDecrypt) {
-		return with, fmt.Errorf("the token given with --token %w: give the one that server/token in the data-dir of one of its servers holds, or give another datastore", ErrToken)
+		return with, &join.MismatchError{Err: fmt.Errorf("the token given with --token %w: give the one that server/token in the data-dir of one of its servers holds, or give another datastore", ErrToken)}
 	} else if err != nil {
 		return with, err
 	}
@@ -277,15 +279,19 @@ func (c *Component) stranger(own token.Token, s stored) (token.Token, error) {
 // (kubernetes v1.37.1 pkg/controlplane/reconcilers/lease.go).
 const leases = "/registry/masterleases/"
 
-// compare refuses settings that differ from those of other servers, if any runs; else these count from now on.
-func (c *Component) compare(ctx context.Context, client *clientv3.Client, s stored) error {
+// compare refuses settings, and an agent token, that differ from those of other servers, if any runs; else these count from
+// now on, and it returns the payload that has them. p is the record's, sealed with the token server.
+func (c *Component) compare(ctx context.Context, client *clientv3.Client, s stored, p payload, server token.Token) (payload, error) {
 	lines := join.Differences(c.config.Settings, s.Settings)
+	if line := join.AgentTokenDiffers(c.config.GivenAgent.Password(), p.AgentToken); line != "" {
+		lines = append(lines, line)
+	}
 	if len(lines) == 0 {
-		return nil
+		return p, nil
 	}
 	running, err := client.Get(ctx, leases, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	if err != nil {
-		return fmt.Errorf("look for other servers: %w", err)
+		return p, fmt.Errorf("look for other servers: %w", err)
 	}
 	var others []string
 	for _, kv := range running.Kvs {
@@ -294,11 +300,17 @@ func (c *Component) compare(ctx context.Context, client *clientv3.Client, s stor
 		}
 	}
 	if len(others) > 0 {
-		return fmt.Errorf("this server's configuration is not that of the cluster, whose servers run at %s: %s; give all servers the same, or stop them all to change it", strings.Join(others, ", "), strings.Join(lines, "; "))
+		return p, &join.MismatchError{Err: fmt.Errorf("this server's configuration is not that of the cluster, whose servers run at %s: %s; give all servers the same, or stop them all to change it", strings.Join(others, ", "), strings.Join(lines, "; "))}
 	}
-	s.record.Settings = c.config.Settings
-	done, err := store(ctx, client, s.record, s.revision)
-	return errors.Join(err, errChanged(done))
+	if given := c.config.GivenAgent.Password(); given != "" {
+		p.AgentToken = given
+	}
+	r, err := seal(p, server, p.Files[c.config.CAKey], c.config.Settings)
+	if err != nil {
+		return p, err
+	}
+	done, err := store(ctx, client, r, s.revision)
+	return p, errors.Join(err, errChanged(done))
 }
 
 // follow waits for changes of the record and takes them over.

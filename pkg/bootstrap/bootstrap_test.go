@@ -77,6 +77,7 @@ func (s *server) make(context.Context) error {
 	if stored, err := s.Tokens.Load(); err == nil && !stored.IsZero() {
 		given.Server = token.Token{}
 	}
+	given.Agent = s.GivenAgent
 	_, err = s.Tokens.Ensure(given, ca)
 	return err
 }
@@ -246,22 +247,84 @@ func TestSettings(t *testing.T) {
 	a, b := newServer(t, client, "t"), newServer(t, client, "t")
 	a.mustStart(t)
 	b.Settings = []join.Setting{{Flag: "cluster-cidr", Value: "10.99.0.0/16"}}
-	c, err := client()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	runs := leases + a.Address
-	if _, err := c.Txn(t.Context()).If(clientv3.Compare(clientv3.ModRevision(runs), "=", 0)).Then(clientv3.OpPut(runs, "x")).Commit(); err != nil {
-		t.Fatal(err)
-	}
-	_, _, err = b.start(t)
-	if err == nil || !strings.Contains(err.Error(), `--cluster-cidr is "10.99.0.0/16" here and "10.42.0.0/16" in the cluster`) {
-		t.Errorf("another network: %v", err)
-	}
+	runs(t, client, a)
+	refused(t, b, `--cluster-cidr is "10.99.0.0/16" here and "10.42.0.0/16" in the cluster`)
 	b.Address = a.Address // it is the only one that runs
 	b.mustStart(t)
 	d := newServer(t, client, "t")
 	d.Settings = b.Settings
 	d.mustStart(t)
+}
+
+// agentToken is the one that agents have of their own; empty where they join with the server's.
+func (s *server) agentToken(t *testing.T) string {
+	t.Helper()
+	own, err := s.Tokens.OwnAgent()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return own.Password()
+}
+
+// TestAgentToken starts servers that were given another agent token than the cluster has, while a server runs and when none
+// does: it is the cluster's then, and of those that come after.
+func TestAgentToken(t *testing.T) {
+	client := open(t)
+	agents := func(password string) token.Token {
+		given, err := token.Parse(password)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return given
+	}
+	a, b := newServer(t, client, "t"), newServer(t, client, "t")
+	_, down := a.mustStart(t)
+	runs(t, client, a)
+	b.GivenAgent = agents("first")
+	refused(t, b, "--agent-token is given here, and the cluster has none")
+
+	down()
+	a.GivenAgent = agents("first")
+	a.mustStart(t)
+	b.GivenAgent = agents("second")
+	refused(t, b, "--agent-token is not that of the cluster")
+	if got := b.agentToken(t); got != "" {
+		t.Errorf("the server that was refused has kept the agent token %q", got)
+	}
+	b.GivenAgent = agents("first")
+	b.mustStart(t)
+	c := newServer(t, client, "t") // was told of none
+	c.mustStart(t)
+	for _, s := range []*server{a, b, c} {
+		if got := s.agentToken(t); got != "first" {
+			t.Errorf("the agent token is %q", got)
+		}
+	}
+}
+
+// refused requires that a server does not start, for a reason, as one does whose configuration is wrong.
+func refused(t *testing.T, s *server, want string) {
+	t.Helper()
+	_, _, err := s.start(t)
+	var usage interface{ ExitCode() int }
+	if err == nil || !strings.Contains(err.Error(), want) || !errors.As(err, &usage) || usage.ExitCode() != 2 {
+		t.Errorf("%v, want %q and the exit code 2", err, want)
+	}
+	if err != nil && strings.Contains(err.Error(), "second") {
+		t.Errorf("the error tells the token: %v", err)
+	}
+}
+
+// runs has a server look like one that runs.
+func runs(t *testing.T, client func() (*clientv3.Client, error), s *server) {
+	t.Helper()
+	c, err := client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	lease := leases + s.Address
+	if _, err := c.Txn(t.Context()).If(clientv3.Compare(clientv3.ModRevision(lease), "=", 0)).Then(clientv3.OpPut(lease, "x")).Commit(); err != nil {
+		t.Fatal(err)
+	}
 }

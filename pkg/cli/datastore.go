@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -55,6 +56,7 @@ func datastoreCommand(env Env) *cli.Command {
 				Flags:  conf.flags(),
 				Action: storeAction(env, conf, checkStore),
 			},
+			removeMemberCommand(env),
 			migrateCommand(env, conf),
 		},
 	}
@@ -123,6 +125,38 @@ func compactRunning(ctx context.Context, env Env, c *cli.Context, config datasto
 	}
 	_, err = client.Compact(ctx)
 	return true, err
+}
+
+// removePatience is how long the other members may take to agree.
+const removePatience = 30 * time.Second
+
+func removeMemberCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name:      "remove-member",
+		Usage:     "Take a server that has no Node out of the cluster of the embedded etcd, for good",
+		ArgsUsage: "NODE",
+		Description: "For servers with --disable-agent or --disable-apiserver: others leave with kubectl delete node. NODE is\n" +
+			"the server's --node-name, else its hostname. It is asked for on another server, whatever its roles, while\n" +
+			"that runs. The one that is removed ends, if it still runs, with exit code 3.",
+		Flags: []cli.Flag{runDirFlag()},
+		Action: func(c *cli.Context) error {
+			if c.NArg() != 1 {
+				return usagef("want the name of one server: knarr datastore remove-member NODE")
+			}
+			ctx, cancel := context.WithTimeout(c.Context, removePatience)
+			defer cancel()
+			names, err := control.NewClient(env.path(c.String("run-dir"))).RemoveMember(ctx, c.Args().First())
+			if err != nil {
+				return failf("remove the etcd member of %s: %w", c.Args().First(), err)
+			}
+			for _, name := range names {
+				if _, err := fmt.Fprintln(env.Stdout, name, "removed"); err != nil {
+					return failf("write result: %w", err)
+				}
+			}
+			return nil
+		},
+	}
 }
 
 func checkStore(ctx context.Context, env Env, _ *cli.Context, config datastore.Config, log *slog.Logger) error {

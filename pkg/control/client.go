@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -74,6 +75,16 @@ func (c *Client) Compact(ctx context.Context) (Status, error) {
 	patient.Timeout = 0
 	var status Status
 	return status, (&Client{dir: c.dir, http: &patient}).call(ctx, http.MethodPost, "/datastore/compact", &status)
+}
+
+// RemoveMember has a server take the etcd members of a node out of their cluster,
+// and returns their names; it takes as long as ctx allows. The error is
+// ErrNotRunning when nobody listens.
+func (c *Client) RemoveMember(ctx context.Context, node string) ([]string, error) {
+	patient := *c.http
+	patient.Timeout = 0
+	var names []string
+	return names, (&Client{dir: c.dir, http: &patient}).call(ctx, http.MethodPost, "/datastore/remove-member?node="+url.QueryEscape(node), &names)
 }
 
 // SyncToken has a server tell the others of a token that was rotated on this

@@ -107,6 +107,23 @@ func TestEndPods(t *testing.T) {
 	}
 }
 
+func TestRemoveMember(t *testing.T) {
+	dir := t.TempDir()
+	runServer(t, Config{Dir: dir, RemoveMember: func(_ context.Context, node string) ([]string, error) {
+		if node != "a node" {
+			return nil, errors.New("there is no such node")
+		}
+		return []string{"a node-01234567"}, nil
+	}})
+	got, err := NewClient(dir).RemoveMember(t.Context(), "a node")
+	if err != nil || !reflect.DeepEqual(got, []string{"a node-01234567"}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if _, err := NewClient(dir).RemoveMember(t.Context(), "another"); err == nil || !strings.Contains(err.Error(), "there is no such node") {
+		t.Errorf("another: %v", err)
+	}
+}
+
 func TestSecondServerIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	runServer(t, Config{Dir: dir, Status: func() Status { return Status{} }})

@@ -37,6 +37,9 @@ type Config struct {
 	// SyncToken tells other servers of a token that was rotated here; nil where
 	// there is none to tell.
 	SyncToken func(context.Context) error
+	// RemoveMember takes the etcd members of a node out of their cluster and returns
+	// their names; nil where there is no such cluster.
+	RemoveMember func(ctx context.Context, node string) ([]string, error)
 	// Logger gets a line for each stop request.
 	Logger *slog.Logger
 }
@@ -243,6 +246,18 @@ func (s *Server) handler() http.Handler {
 			return
 		}
 		s.reply(w, http.StatusOK, s.config.Status())
+	})
+	mux.HandleFunc("POST /datastore/remove-member", func(w http.ResponseWriter, r *http.Request) {
+		if s.config.RemoveMember == nil {
+			http.Error(w, "there is no datastore here", http.StatusNotFound)
+			return
+		}
+		names, err := s.config.RemoveMember(r.Context(), r.URL.Query().Get("node"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		s.reply(w, http.StatusOK, names)
 	})
 	return mux
 }

@@ -66,6 +66,8 @@ type Config struct {
 	Compact func(ctx context.Context) error
 	// SyncToken tells other servers of a token that was rotated here; nil where there is none to tell.
 	SyncToken func(ctx context.Context) error
+	// RemoveMember takes a server out of the etcd cluster; nil where there is none.
+	RemoveMember func(ctx context.Context, node string) ([]string, error)
 	// Status, when not nil, completes the status.
 	Status func(ctx context.Context, s *control.Status)
 }
@@ -91,7 +93,7 @@ func Run(ctx context.Context, c Config, proc Process) (err error) {
 	defer stop(nil)
 	defer context.AfterFunc(asked, func() { stop(desk.reason(context.Cause(asked))) })()
 	base := g.Add(control.New(control.Config{
-		Dir: c.Run.Root(), Status: desk.status, Compact: c.Compact, SyncToken: c.SyncToken, EndPods: desk.endPods,
+		Dir: c.Run.Root(), Status: desk.status, Compact: c.Compact, SyncToken: c.SyncToken, EndPods: desk.endPods, RemoveMember: c.RemoveMember,
 		Stop: func() { stop(desk.reason(errStopped)) }, Logger: log,
 	}))
 	unlock, err := c.prepare(ctx, g, base, log)

@@ -44,6 +44,8 @@ type Config struct {
 	Listen string
 	// Etcd is for [EmbeddedEtcd].
 	Etcd Etcd
+	// Apart says that Endpoint is the embedded etcd of other servers, whose members Status then tells.
+	Apart bool
 	// BackupDir is where backups are made, so that the newest can be named when the database is found damaged.
 	BackupDir string
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -113,6 +114,28 @@ func (c *Component) RemoveNode(ctx context.Context, node string) ([]string, erro
 	}
 	defer client.Close()
 	return etcd.RemoveMember(ctx, client, node)
+}
+
+// RemoveMember is [Component.RemoveNode] for a person, who is told when there is no such node.
+func (c *Component) RemoveMember(ctx context.Context, node string) ([]string, error) {
+	gone, err := c.RemoveNode(ctx, node)
+	if err != nil || len(gone) > 0 {
+		return gone, err
+	}
+	client, err := c.Client()
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	members, err := etcd.Members(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	var nodes []string
+	for _, m := range members {
+		nodes = append(nodes, m.Node())
+	}
+	return nil, fmt.Errorf("no member of the etcd cluster is on node %q: there are %s", node, strings.Join(nodes, ", "))
 }
 
 // leaveSQLite moves a SQLite database into a new etcd, and puts the database aside once etcd has all of it. A crash in

@@ -65,6 +65,11 @@ func TestSQLiteMovesToEtcd(t *testing.T) {
 		if st, err := c.Status(t.Context()); err != nil || len(st.Members) != 1 || st.Members[0].Node() != "box" {
 			t.Errorf("status: %+v, %v", st, err)
 		}
+		for node, want := range map[string]string{"chest": `no member of the etcd cluster is on node "chest": there are box`, "box": "it is the last one"} {
+			if gone, err := c.RemoveMember(t.Context(), node); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("removing %s: %v, %v; want %q", node, gone, err, want)
+			}
+		}
 	})
 	if got := entries(t, dir); !slices.Equal(got, []string{"etcd", "lock", "sqlite.migrated"}) {
 		t.Errorf("left: %v", got)

@@ -13,9 +13,12 @@ import (
 
 	"github.com/k3s-io/kine/pkg/server"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
+
+	"github.com/knarr-io/knarr/pkg/datastore/etcd"
 )
 
 const (
@@ -142,13 +145,58 @@ func (c *Component) externalStatus(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	defer cl.Close()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, externalPatience)
 	defer cancel()
-	r, err := cl.Status(ctx, cl.Endpoints()[0])
+	r, err := anyStatus(ctx, cl)
 	if err != nil {
 		return Status{}, fmt.Errorf("ask etcd for its status: %w", err)
 	}
-	return Status{Engine: engineEtcd, Revision: r.Header.Revision, DiskBytes: r.DbSize}, nil
+	st := Status{Engine: engineEtcd, Revision: r.Header.Revision, DiskBytes: r.DbSize}
+	if c.config.Apart {
+		if st.Members, err = etcd.Members(ctx, cl); err != nil {
+			return st, err
+		}
+		for i, m := range st.Members {
+			st.Members[i].Leader = m.ID == r.Leader
+		}
+	}
+	return st, nil
+}
+
+// externalPatience is how long the members of an external etcd may take, all together, to say how they are.
+const externalPatience = 5 * time.Second
+
+// anyStatus is what the first member says that answers: some of a cluster may be down.
+func anyStatus(ctx context.Context, cl *clientv3.Client) (*clientv3.StatusResponse, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		status *clientv3.StatusResponse
+		err    error
+	}
+	answers := make(chan answer, len(cl.Endpoints()))
+	for _, endpoint := range cl.Endpoints() {
+		go func() { // ends with ctx
+			r, err := cl.Status(ctx, endpoint)
+			answers <- answer{r, err}
+		}()
+	}
+	var errs []error
+	var first *clientv3.StatusResponse
+	for range cl.Endpoints() { // all of them, so that none of the goroutines is left behind
+		a := <-answers
+		switch {
+		case a.err != nil:
+			errs = append(errs, a.err)
+		case first == nil:
+			first = a.status
+			cancel()
+		}
+	}
+	if first != nil {
+		return first, nil
+	}
+	return nil, errors.Join(errs...)
 }
 
 // tls loads the files for a connection; nil when there are none.

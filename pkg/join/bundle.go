@@ -99,6 +99,6 @@ func (s *Server) serveServer(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.log.Info("a server joins", "node", node, "from", r.RemoteAddr, "members", slices.Sorted(slices.Values(b.Etcd)))
+	s.log.Info("a server was given what servers share", "node", node, "from", r.RemoteAddr, "members", slices.Sorted(slices.Values(b.Etcd)))
 	return reply(w, b)
 }

@@ -87,3 +87,28 @@ func Differences(local, cluster []Setting) []string {
 	}
 	return lines
 }
+
+// MismatchError says that a server's configuration is not that of its cluster, and what to do. Its exit code is 2, that of a
+// wrong configuration.
+type MismatchError struct {
+	Err error
+}
+
+func (e *MismatchError) Error() string { return e.Err.Error() }
+func (e *MismatchError) Unwrap() error { return e.Err }
+
+// ExitCode is 2.
+func (*MismatchError) ExitCode() int { return 2 }
+
+// AgentTokenDiffers is what [Differences] would say of --agent-token, whose values are secrets; "" where nothing was given
+// here, or the same. cluster is empty where agents join with the server token.
+func AgentTokenDiffers(here, cluster string) string {
+	switch {
+	case here == "" || here == cluster:
+		return ""
+	case cluster == "":
+		return "--agent-token is given here, and the cluster has none: its agents join with the server token"
+	default:
+		return "--agent-token is not that of the cluster"
+	}
+}

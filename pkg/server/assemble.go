@@ -36,6 +36,9 @@ type Parts struct {
 
 // Assemble adds everything that a server runs to g, all of it after base: what must outlive it.
 func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) (parts Parts, err error) {
+	if p.Node.IPs.Len() == 0 {
+		g.Add(host.Follow(p.nodeIPs(), func(now []netip.Addr) []netip.Addr { return p.Network.NodeIPs(p.Node.IPs, now) }, log), lifecycle.After(base))
+	}
 	store := datastore.New(p.datastore(), log)
 	parts.Store = store
 	keys, db, err := p.addStore(g, base, store, &parts, log)
@@ -68,9 +71,6 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 	ranges := g.Add(p.podRanges(store, log), lifecycle.After(db, keys))
 	api := g.Add(kube, lifecycle.After(db, keys, ranges))
 
-	if p.Node.IPs.Len() == 0 {
-		g.Add(host.Follow(p.nodeIPs(), func(now []netip.Addr) []netip.Addr { return p.Network.NodeIPs(p.Node.IPs, now) }, log), lifecycle.After(base))
-	}
 	shared = agent.NewShared(newClient(kube))
 	cache := g.Add(shared, lifecycle.After(api))
 	gate.open(g, shared, cache)
@@ -104,5 +104,8 @@ func Assemble(g *lifecycle.Group, base lifecycle.Ref, p Plan, log *slog.Logger) 
 		Client:    shared.Client,
 		Reader:    shared.Client,
 		Informers: shared.Informers,
+		Registered: func(registered lifecycle.Ref) {
+			g.Add(p.registration(shared, store, log), lifecycle.After(registered))
+		},
 	}, log)
 }

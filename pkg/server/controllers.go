@@ -25,7 +25,7 @@ func (p Plan) addControllers(
 	restarted := func(c lifecycle.Component) {
 		g.Add(lifecycle.Restarted(c, log), lifecycle.After(cache), lifecycle.Optional())
 	}
-	if p.hasEtcd() {
+	if p.inEtcd() {
 		g.Add(etcdmember.New(shared.Informers, store.RemoveNode, log), lifecycle.After(cache))
 	}
 	addons := p.addons(kube, log)

@@ -2,12 +2,14 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 
 	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/datadir"
+	"github.com/knarr-io/knarr/pkg/join"
 	"github.com/knarr-io/knarr/pkg/pki"
 	"github.com/knarr-io/knarr/pkg/token"
 )
@@ -56,7 +58,11 @@ func (i *identity) Prepare(ctx context.Context) error {
 	if stored, err := store.Load(); i.shared && err == nil && !stored.IsZero() {
 		given.Server = token.Token{} // pkg/bootstrap compares it with the cluster's
 	}
-	if _, err := store.Ensure(given, ca); err != nil {
+	_, err = store.Ensure(given, ca)
+	switch {
+	case errors.Is(err, token.ErrMismatch):
+		return &join.MismatchError{Err: err}
+	case err != nil:
 		return fmt.Errorf("set up the cluster's tokens: %w", err)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -105,7 +106,11 @@ func (p *Plan) enter(ctx context.Context, client *join.Client, state join.State,
 	if err != nil {
 		return nil, err
 	}
-	if err := p.differences(known); err != nil {
+	line, err := p.agentToken(bundle)
+	if err == nil {
+		err = p.differences(known, line)
+	}
+	if err != nil {
 		return nil, err // before anything is kept
 	}
 	known.Etcd = bundle.Etcd
@@ -157,10 +162,22 @@ func (p *Plan) take(b join.Bundle) error {
 	if err := join.WriteFiles(p.Dir.Root(), sharedFiles(), b.Files); err != nil {
 		return err
 	}
-	if b.AgentToken != "" && !p.AgentToken.IsSet() {
+	return nil
+}
+
+// agentToken takes over which token the cluster's agents have of their own, or says how the one given differs.
+func (p *Plan) agentToken(b join.Bundle) (difference string, err error) {
+	given := ""
+	if p.AgentToken.IsSet() {
+		t, err := token.Parse(p.AgentToken.Reveal())
+		if err != nil {
+			return "", fmt.Errorf("--agent-token: %w", err)
+		}
+		given = t.Password()
+	} else if b.AgentToken != "" {
 		p.AgentToken = config.NewSecret(b.AgentToken)
 	}
-	return nil
+	return join.AgentTokenDiffers(given, b.AgentToken), nil
 }
 
 // refresh compares the settings with those of another server, if one answers.
@@ -177,15 +194,19 @@ func (p *Plan) refresh(ctx context.Context, client *join.Client, known *join.Clu
 	ctx, cancel := context.WithTimeout(ctx, refreshLimit)
 	defer cancel()
 	fresh, err := client.Cluster(ctx)
+	var bundle join.Bundle
 	if err == nil {
 		fresh.Etcd = known.Etcd
 		*known = fresh
-		if p.elsewhere() {
-			err = p.followEtcd(ctx, client, known)
-		}
+		bundle, err = p.fresh(ctx, client)
 	}
 	if err != nil {
 		log.Info("starting with what is known of the cluster", "server", client.URL.Host, "error", err)
+	} else if line, err := p.agentToken(bundle); err != nil || line != "" {
+		return errors.Join(err, p.differences(*known, line))
+	}
+	if p.elsewhere() && len(bundle.Etcd) > 0 {
+		known.Etcd = bundle.Etcd
 	}
 	if p.elsewhere() {
 		return p.useEtcd(known.Etcd)
@@ -193,19 +214,15 @@ func (p *Plan) refresh(ctx context.Context, client *join.Client, known *join.Clu
 	return nil
 }
 
-// followEtcd learns which servers have the etcd now.
-func (p *Plan) followEtcd(ctx context.Context, client *join.Client, known *join.Cluster) error {
-	state := p.state()
-	password, err := state.Password()
+// fresh is what another server gives to those that join, of which a member needs which servers have the etcd now, and what
+// its agents' token is.
+func (p *Plan) fresh(ctx context.Context, client *join.Client) (join.Bundle, error) {
+	password, err := p.state().Password()
 	if err != nil {
-		return err
+		return join.Bundle{}, err
 	}
 	client.Password = password
-	b, err := client.Bundle(ctx)
-	if err == nil && len(b.Etcd) > 0 {
-		known.Etcd = b.Etcd
-	}
-	return err
+	return client.Bundle(ctx)
 }
 
 // settle compares the settings with what this server was told, and takes the others over.
@@ -221,16 +238,17 @@ func (p *Plan) settle(known join.Cluster) (err error) {
 	return err
 }
 
-// differences compares what this server was told with what its cluster has.
-func (p *Plan) differences(known join.Cluster) error {
+// differences compares what this server was told with what its cluster has; more are differences found already, or "".
+func (p *Plan) differences(known join.Cluster, more ...string) error {
 	var told []join.Setting
 	for _, s := range p.Told.All() {
 		told = append(told, join.Setting(s))
 	}
-	if lines := join.Differences(told, known.Settings); len(lines) > 0 {
-		return fmt.Errorf("this server's configuration is not that of the cluster: %s; leave these out, or give all servers the same, beginning with %s", strings.Join(lines, "; "), p.Join.Server)
+	lines := append(join.Differences(told, known.Settings), more...)
+	if lines = slices.DeleteFunc(lines, func(l string) bool { return l == "" }); len(lines) == 0 {
+		return nil
 	}
-	return nil
+	return &join.MismatchError{Err: fmt.Errorf("this server's configuration is not that of the cluster: %s; leave these out, or give all servers the same, beginning with %s", strings.Join(lines, "; "), p.Join.Server)}
 }
 
 // bundle is what this server gives to others.

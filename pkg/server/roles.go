@@ -47,7 +47,7 @@ func (p *Plan) useEtcd(members []string) error {
 	}
 	keys := pki.Config{DataDir: p.DataDir}
 	client := keys.LeafPair(pki.EtcdClient)
-	p.Store.Endpoint = strings.Join(members, ",")
+	p.Store.Endpoint, p.Store.Apart = strings.Join(members, ","), true
 	p.Store.CAFile, p.Store.CertFile, p.Store.KeyFile = keys.CAPair(pki.EtcdServerCA).Cert, client.Cert, client.Key
 	return nil
 }

@@ -55,6 +55,12 @@ func Run(ctx context.Context, c config.Server, proc daemon.Process) error {
 			return parts.Shared.Sync(ctx)
 		},
 		Compact: func(ctx context.Context) error { return parts.Store.Compact(ctx) },
+		RemoveMember: func(ctx context.Context, node string) ([]string, error) {
+			if !plan.inEtcd() {
+				return nil, errors.New("the datastore of this cluster is no etcd of its servers")
+			}
+			return parts.Store.RemoveMember(ctx, node)
+		},
 		Status: func(ctx context.Context, s *control.Status) {
 			s.Addons = parts.addons()
 			if e := parts.Elector; e != nil {

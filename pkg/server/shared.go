@@ -53,6 +53,11 @@ func (p Plan) shared(store *datastore.Component) (bootstrap.Config, error) {
 			return c, fmt.Errorf("--token: %w", err)
 		}
 	}
+	if p.AgentToken.IsSet() {
+		if c.GivenAgent, err = token.Parse(p.AgentToken.Reveal()); err != nil {
+			return c, fmt.Errorf("--agent-token: %w", err)
+		}
+	}
 	if p.inEtcd() {
 		return c, nil // who joins compares with the server that it joins
 	}

@@ -267,3 +267,57 @@ func TestRoutesFollowTheNode(t *testing.T) {
 		t.Error("a node that is gone is still reached")
 	}
 }
+
+// TestADeadServerIsTriedSoonButNotOften takes the attempts at a server that had a tunnel and answers no more: none is long
+// after the one before, lest the server is back and not noticed, and there are few.
+func TestADeadServerIsTriedSoonButNotOften(t *testing.T) {
+	const (
+		limit    = 3 * time.Second
+		watching = 6 * time.Second
+	)
+	r := newRig(t)
+	stop := start(t, r.server.Run)
+	start(t, r.client.Run)
+	r.connected(t)
+	address := r.http.Listener.Addr().String()
+	if err := r.http.Listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dead, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dead.Close()
+	attempts := make(chan time.Time, 100)
+	go func() {
+		for {
+			conn, err := dead.Accept()
+			if err != nil {
+				return
+			}
+			attempts <- time.Now()
+			conn.Close()
+		}
+	}()
+	last, n := time.Now(), 0
+	stop()
+	for end := time.After(watching); ; {
+		select {
+		case at := <-attempts:
+			n++
+			if gap := at.Sub(last); gap > limit {
+				t.Errorf("the server was left alone for %v", gap)
+			}
+			last = at
+			continue
+		case <-end:
+		}
+		break
+	}
+	if gap := time.Since(last); gap > limit {
+		t.Errorf("the server was left alone for %v", gap)
+	}
+	if n < 3 || n > 12 {
+		t.Errorf("%d attempts in %v", n, watching)
+	}
+}

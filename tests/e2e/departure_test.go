@@ -32,6 +32,7 @@ func TestDeparture(t *testing.T) {
 		step{"stopped with its pods", (*joined).stopped},
 		step{"cut off and back", (*joined).cutOff},
 		step{"drained and deleted", (*joined).dismissed},
+		step{"the server's own node is deleted", (*joined).registersAgain},
 	)
 }
 
@@ -197,4 +198,41 @@ func (j *joined) dismissed() {
 	}
 	j.start(line)
 	j.mustKubectl("delete", "deployment", "web")
+}
+
+// registersAgain deletes the Node of the server, which starts again in place and keeps its pods.
+func (j *joined) registersAgain() {
+	name := j.server.Host.Name()
+	p := pod("resident", web())
+	p.Spec.NodeName = name
+	j.startPod(p)
+	node := func() (*corev1.Node, error) { return j.client.CoreV1().Nodes().Get(j.ctx, name, metav1.GetOptions{}) }
+	old, err := node()
+	j.must(err)
+	began := time.Now()
+	j.mustKubectl("delete", "node", name, "--wait=false")
+	j.eventually("the server's node to be there again, Ready", func() error {
+		n, err := node()
+		if err != nil {
+			return err
+		}
+		for _, c := range n.Status.Conditions {
+			if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue && n.UID != old.UID {
+				return nil
+			}
+		}
+		return fmt.Errorf("the node is %s, was %s, its conditions %v", n.UID, old.UID, n.Status.Conditions)
+	})
+	j.t.Logf("Ready again %.1f s after its deletion", time.Since(began).Seconds())
+	if !j.server.Running() || !strings.Contains(j.server.Log(), "node "+name+" was deleted and registers again") {
+		j.t.Errorf("the server did not start again in place:\n%s", j.server.LogTail(20))
+	}
+	j.stays("its pod", func() error {
+		p, err := j.getPod("resident")
+		if err == nil && (p.Status.Phase != corev1.PodRunning || p.Status.ContainerStatuses[0].RestartCount != 0 || p.DeletionTimestamp != nil) {
+			err = errors.New(states(p))
+		}
+		return err
+	})
+	j.nodeReady(began) // the agent's
 }

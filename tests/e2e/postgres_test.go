@@ -158,12 +158,13 @@ func strangers(t *testing.T, s *cluster.Server, args []string) {
 	}{
 		{"another token", []string{"--token", "of-neither"}, "is not the token of the cluster in this datastore"},
 		{"another domain", []string{"--cluster-domain", "site.example"}, `--cluster-domain is "site.example" here and "cluster.local" in the cluster`},
+		{"another agent token", []string{"--agent-token", "of-nobody"}, "--agent-token is given here, and the cluster has none"},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		_, err := s.Command(ctx, append(append([]string{"server"}, args...), c.args...)...)
 		cancel()
-		if err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: want %q: %v", c.name, c.want, err)
+		if exitCode(err) != 2 || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: want %q and exit code 2: %v", c.name, c.want, err)
 		}
 	}
 }

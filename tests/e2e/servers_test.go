@@ -64,6 +64,7 @@ func TestServers(t *testing.T) {
 		{"the first one dies", (*servers).firstDies},
 		{"another takes its place", (*servers).replaced},
 		{"the others are replaced, one by one", (*servers).rolled},
+		{"one gets another address", (*servers).moved},
 		{"the leader is stopped", (*servers).stopped},
 		{"the leader is cut off", (*servers).cutOff},
 		{"the token is rotated", (*servers).rotated},
@@ -201,6 +202,7 @@ func (s *servers) refused() {
 	}{
 		{"a wrong token", append(slices.Clone(agents[:3]), strings.Replace(agents[3], "::node:", "::", 1)+"x"), "the token is wrong"},
 		{"another network", append(slices.Clone(s.joins), "--cluster-cidr=10.99.0.0/16"), `--cluster-cidr is "10.99.0.0/16" here and "10.42.0.0/16" in the cluster`},
+		{"another agent token", append(slices.Clone(s.joins), "--agent-token=other"), "--agent-token is given here, and the cluster has none"},
 		{"a name that is taken", append(slices.Clone(s.joins), "--node-name", "ha-two"), `there is a node "ha-two" already`},
 		{"another datastore", append(slices.Clone(s.joins), "--cluster-init"), "remove one of them"},
 		{"a token of another cluster", append(slices.Clone(s.joins[:3]), "K10"+strings.Repeat("0", 64)+"::server:x"), "the token belongs to another cluster"},
@@ -315,6 +317,30 @@ func (s *servers) succeeded(before *cluster.Server) {
 	})
 }
 
+// moved gives one of those that do not lead another address. What comes next leaves it and one other alone: they have a
+// quorum only if the members of the etcd know where it is.
+func (s *servers) moved() {
+	s.leading()
+	one := s.all[1]
+	n := &network{joined: &joined{env: s.env}, addrs: map[string]string{one.Host.Name(): one.Host.Addr().String()}}
+	s.writer.began()
+	began := time.Now()
+	n.renumber(one.Host, later(one.Host))
+	want := n.addrs[one.Host.Name()]
+	s.eventually("node "+one.Host.Name()+" to have the address "+want, func() error {
+		node, err := s.client.CoreV1().Nodes().Get(s.ctx, one.Host.Name(), metav1.GetOptions{})
+		if err == nil && (len(node.Status.Addresses) == 0 || node.Status.Addresses[0].Address != want) {
+			err = fmt.Errorf("it has %v", node.Status.Addresses)
+		}
+		return err
+	})
+	s.alive(one.Host.Name(), began)
+	s.t.Logf("followed %.1f s after the address has changed", time.Since(began).Seconds())
+	s.writer.goesOn(s.t)
+	s.tunnels(3)
+	s.undisturbed()
+}
+
 // stopped stops the server that leads, as for an upgrade, and starts it again.
 func (s *servers) stopped() {
 	leader := s.leading()
@@ -394,7 +420,7 @@ func (s *servers) rotated() {
 	follows(s.all[1])
 	// It was started with the old token, which it is told.
 	s.must(away.Start())
-	if code, err := away.Process().Wait(s.ctx); err != nil || code != 1 || !strings.Contains(away.Log(), "it was rotated") {
+	if code, err := away.Process().Wait(s.ctx); err != nil || code != 2 || !strings.Contains(away.Log(), "it was rotated") {
 		s.t.Errorf("with the old token: %d, %v\n%s", code, err, away.LogTail(5))
 	}
 	s.add(away, s.joins[:2])

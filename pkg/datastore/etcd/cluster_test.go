@@ -38,23 +38,41 @@ func cluster(t *testing.T) []Config {
 				}
 			}
 		}
-		keys := pki.Config{
-			DataDir: dir, Etcd: true, NodeName: fmt.Sprint("node-", i), NodeIPs: []netip.Addr{address},
-			ServerURL: "https://127.0.0.1:6443", ClusterDomain: "cluster.local",
-		}
-		if _, err := pki.Ensure(time.Now(), keys); err != nil {
-			t.Fatal(err)
-		}
-		files := func(ca pki.CA, leaf pki.Leaf) TLS {
-			pair := keys.LeafPair(leaf)
-			return TLS{CA: keys.CAPair(ca).Cert, Cert: pair.Cert, Key: pair.Key}
-		}
-		nodes = append(nodes, Config{
-			Dir: filepath.Join(dir, "etcd"), NodeName: keys.NodeName, Address: address,
-			Peer: files(pki.EtcdPeerCA, pki.EtcdPeer), Server: files(pki.EtcdServerCA, pki.EtcdServer), Client: files(pki.EtcdServerCA, pki.EtcdClient),
-		})
+		nodes = append(nodes, certified(t, dir, fmt.Sprint("node-", i), address))
 	}
 	return nodes
+}
+
+// certified is a member with certificates for its address, which it keeps while that stays the same.
+func certified(t *testing.T, dir, node string, address netip.Addr) Config {
+	t.Helper()
+	keys := pki.Config{
+		DataDir: dir, Etcd: true, NodeName: node, NodeIPs: []netip.Addr{address},
+		ServerURL: "https://127.0.0.1:6443", ClusterDomain: "cluster.local",
+	}
+	if _, err := pki.Ensure(time.Now(), keys); err != nil {
+		t.Fatal(err)
+	}
+	files := func(ca pki.CA, leaf pki.Leaf) TLS {
+		pair := keys.LeafPair(leaf)
+		return TLS{CA: keys.CAPair(ca).Cert, Cert: pair.Cert, Key: pair.Key}
+	}
+	return Config{
+		Dir: filepath.Join(dir, "etcd"), NodeName: node, Address: address,
+		Peer: files(pki.EtcdPeerCA, pki.EtcdPeer), Server: files(pki.EtcdServerCA, pki.EtcdServer), Client: files(pki.EtcdServerCA, pki.EtcdClient),
+	}
+}
+
+// whole starts the members of a cluster, the first of which begins it.
+func whole(t *testing.T, nodes []Config) []*Member {
+	t.Helper()
+	members := []*Member{start(t, nodes[0])}
+	u := endpoint(nodes[0].Address, ClientPort)
+	for i := range nodes[1:] {
+		nodes[i+1].Join = []string{u.String()}
+		members = append(members, start(t, nodes[i+1]))
+	}
+	return members
 }
 
 func start(t *testing.T, c Config) *Member {
@@ -256,5 +274,36 @@ func TestNodeOfAMember(t *testing.T) {
 		if got := (Info{Name: name}).Node(); got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)
 		}
+	}
+}
+
+// TestMembersMove has two members of three come back under other addresses, one after the other, as when DHCP gives them
+// new ones, and then leaves these two alone: they have a quorum only if each is known where it is now.
+func TestMembersMove(t *testing.T) {
+	nodes := cluster(t)
+	members := whole(t, nodes)
+	for i := range 2 {
+		put(t, connect(t, nodes[2]), "/registry/moves", fmt.Sprint(i))
+		members[i].Close()
+		to := netip.AddrFrom4([4]byte{127, 77, 1, byte(i + 1)})
+		nodes[i] = certified(t, filepath.Dir(nodes[i].Dir), nodes[i].NodeName, to)
+		members[i] = start(t, nodes[i])
+		defer members[i].Close()
+	}
+	listed, err := Members(t.Context(), connect(t, nodes[2]))
+	if err != nil || len(listed) != len(nodes) {
+		t.Fatalf("members: %+v, %v", listed, err)
+	}
+	for i, m := range listed {
+		peer, client := endpoint(nodes[i].Address, PeerPort), endpoint(nodes[i].Address, ClientPort)
+		if !slices.Equal(m.PeerURLs, []string{peer.String()}) || !slices.Equal(m.ClientURLs, []string{client.String()}) {
+			t.Errorf("%s is at %v and %v, want %v", m.Name, m.PeerURLs, m.ClientURLs, nodes[i].Address)
+		}
+	}
+	members[2].Close()
+	client := connect(t, nodes[0])
+	put(t, client, "/registry/moves", "both")
+	if got := get(t, connect(t, nodes[1]), "/registry/moves"); got != "both" {
+		t.Errorf("the other one that moved has %q", got)
 	}
 }

@@ -236,7 +236,7 @@ func (m *Member) await(ctx context.Context) error {
 		case err := <-m.etcd.Err():
 			return fmt.Errorf("start etcd: %w", m.reason(err))
 		case <-m.etcd.Server.StopNotify():
-			return fmt.Errorf("start etcd: %w", m.reason(errors.New("it stopped: was this member removed from the cluster?")))
+			return fmt.Errorf("start etcd: %w", m.reason(&RemovedError{m.config.Dir}))
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-ticker.C:
@@ -301,6 +301,21 @@ func (m *Member) fail(err error) {
 	})
 }
 
+// RemovedError is the end of a member that was removed from its cluster: etcd stops by itself for no other reason. Its
+// exit code is 3, as that of an agent whose node was deleted: who started the process shall not start it again.
+type RemovedError struct {
+	// Dir is the member's directory.
+	Dir string
+}
+
+func (e *RemovedError) Error() string {
+	return fmt.Sprintf("this server was removed from its etcd cluster, as when its node is deleted: to have it join again, remove %s and start it with "+
+		"--server and a good token (`knarr token join-command --role server` on another server prints the line); to clean this machine up, run `knarr uninstall`", e.Dir)
+}
+
+// ExitCode is 3.
+func (*RemovedError) ExitCode() int { return 3 }
+
 // Watch waits until the member ends by itself, which it calls a failure, or stop is closed.
 func (m *Member) Watch(stop <-chan struct{}) {
 	select {
@@ -309,7 +324,7 @@ func (m *Member) Watch(stop <-chan struct{}) {
 	case err := <-m.etcd.Err():
 		m.fail(fmt.Errorf("etcd ended: %w", err))
 	case <-m.etcd.Server.StopNotify():
-		m.fail(errors.New("etcd ended: this member was removed from the cluster; remove its data directory, server/db/etcd, to join again"))
+		m.fail(&RemovedError{m.config.Dir})
 	}
 }
 

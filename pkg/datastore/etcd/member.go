@@ -93,7 +93,7 @@ func AddMember(ctx context.Context, c *clientv3.Client, peerURL string) (uint64,
 			return m.ID, members, nil
 		}
 		return 0, nil, fmt.Errorf("add member to etcd cluster: %s is member %s already; if that lost its data, remove it first: "+
-			"kubectl delete node %s", peerURL, m.Name, m.Node())
+			"kubectl delete node %s or, if it has none, knarr datastore remove-member %s", peerURL, m.Name, m.Node(), m.Node())
 	}
 	r, err := c.MemberAddAsLearner(ctx, []string{peerURL})
 	if err != nil {

@@ -8,7 +8,6 @@
 package kubeproxy
 
 import (
-	"cmp"
 	"context"
 	"net/netip"
 	"strconv"
@@ -27,8 +26,8 @@ const argsFlag = "kube-proxy-arg"
 type Config struct {
 	// Kubeconfig is the path of its credentials.
 	Kubeconfig string
-	// Steady, when not "", is where a copy of the kubeconfig is made, with which the end of the Node is not the end of the
-	// process; see transport.go.
+	// Steady is where a copy of the kubeconfig is made, with which the end of the Node is not the end of the process; see
+	// transport.go.
 	Steady       string
 	NodeName     string
 	ClusterCIDRs []netip.Prefix
@@ -45,7 +44,7 @@ type Config struct {
 // Args is the argument list, the user's last.
 func (c Config) Args() []string {
 	list := argv.List{}.With(
-		"kubeconfig", cmp.Or(c.Steady, c.Kubeconfig),
+		"kubeconfig", c.Steady,
 		"hostname-override", c.NodeName,
 		"proxy-mode", c.Mode,
 		"cluster-cidr", argv.Join(c.ClusterCIDRs),
@@ -81,10 +80,8 @@ func (*Component) Name() string { return "kube-proxy" }
 
 // Run follows cmd/kube-proxy/app/server.go:107 (RunE) without its logging set-up.
 func (c *Component) Run(ctx context.Context, ready func()) error {
-	if c.config.Steady != "" {
-		if err := steady(c.config.Kubeconfig, c.config.Steady); err != nil {
-			return err
-		}
+	if err := steady(c.config.Kubeconfig, c.config.Steady); err != nil {
+		return err
 	}
 	if err := c.options.Complete(c.flags); err != nil {
 		return &argv.UsageError{Flag: argsFlag, Err: err}
