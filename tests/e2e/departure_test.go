@@ -234,5 +234,5 @@ func (j *joined) registersAgain() {
 		}
 		return err
 	})
-	j.nodeReady(began) // the agent's
+	(&servers{env: j.env}).alive(j.agent.Host.Name(), began)
 }

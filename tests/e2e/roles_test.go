@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -59,6 +60,7 @@ func TestRoles(t *testing.T) {
 			}
 		}
 	}
+	j.retired(store, strings.TrimSpace(string(token)))
 	// Agents join where there is an API.
 	line := j.line()
 	_, err = control.Command(j.ctx, "agent", "--server", "https://"+store.Host.Addr().String()+":6443", "--token", line[3], "--data-dir", "/var/lib/other")
@@ -88,4 +90,37 @@ func TestRoles(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// retired takes a second server that has the etcd alone, and hence no Node to delete, out of the etcd for good.
+func (j *joined) retired(store *cluster.Server, token string) {
+	j.t.Helper()
+	second := lean(j.t, "vault")
+	second.Args, second.Config = []string{"--server", "https://" + store.Host.Addr().String() + ":6443", "--token", token, "--disable-apiserver"}, ""
+	j.must(second.Start())
+	members := func(n int) func() error {
+		return func() error {
+			st := (&servers{env: j.env}).status(j.server)
+			if len(st.Datastore.Members) != n {
+				return fmt.Errorf("members %v", st.Datastore.Members)
+			}
+			return nil
+		}
+	}
+	j.eventually("the control plane to know of two members", members(2))
+	j.eventually("the second to be ready", func() error { _, err := second.Command(j.ctx, "status"); return err })
+	if _, err := j.server.Command(j.ctx, "datastore", "remove-member", "nobody"); err == nil || !strings.Contains(err.Error(), "there are store, vault") {
+		j.t.Errorf("removing a server that is none: %v", err)
+	}
+	out, err := j.server.Command(j.ctx, "datastore", "remove-member", "vault")
+	if err != nil || !strings.HasPrefix(out, "vault-") {
+		j.t.Errorf("removing the second: %q, %v", out, err)
+	}
+	ctx, cancel := context.WithTimeout(j.ctx, patience)
+	defer cancel()
+	if code, err := second.Process().Wait(ctx); err != nil || code != 3 || !strings.Contains(second.LogTail(1), "removed from its etcd cluster") {
+		j.t.Errorf("the one that was removed ended with %d, %v; want 3\n%s", code, err, second.LogTail(5))
+	}
+	j.eventually("one member to be left", members(1))
+	j.works()
 }
