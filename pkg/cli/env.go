@@ -14,7 +14,7 @@ import (
 const (
 	exitFailed = 1 // something that was asked for could not be done
 	exitUsage  = 2 // bad usage or configuration: nothing was changed
-	// 3 is agent.ExitDeleted: the node was deleted from its cluster
+	// 3 is agent.ExitDeleted, the node was deleted from its cluster, and that of etcd.RemovedError
 )
 
 // Env is all that a command may touch of the process it runs in. Commands take
