@@ -44,6 +44,8 @@ type servers struct {
 	// visitor asks the agent's pod through its Service, at the agent's address.
 	visitor *visitor
 	pod     string // containers of the agent's pod
+	// addrs are the addresses of servers that have moved, by name.
+	addrs map[string]string
 }
 
 // TestServers is three servers with an embedded etcd and an agent. Servers die, are cut off and replaced while somebody
@@ -135,8 +137,8 @@ type serverStatus struct {
 	Leader    string
 	Datastore struct{ Members []struct{ Name string } }
 	Servers   []struct {
-		Address string
-		Tunnel  bool
+		Address      string
+		Tunnel, Used bool
 	}
 }
 
@@ -222,11 +224,13 @@ func (s *servers) refused() {
 // firstDies destroys the host of the first server, which leads, has the virtual address, and which the agent was told of.
 func (s *servers) firstDies() {
 	gone := s.all[0]
+	asked, began := s.requests(s.all[1:]), time.Now()
 	s.writer.began()
 	s.must(gone.Host.Crash())
 	s.all = s.all[1:]
 	s.at(s.t)
 	s.writer.goesOn(s.t)
+	s.calm(asked, began)
 	s.reachable()
 	s.tunnels(2)
 	s.succeeded(gone)
@@ -296,14 +300,7 @@ func (s *servers) members(n int) {
 func (s *servers) leading() *cluster.Server {
 	s.t.Helper()
 	name := s.status(s.all[0]).Leader
-	i := slices.IndexFunc(s.all, func(one *cluster.Server) bool { return one.Host.Name() == name })
-	if i < 0 {
-		s.t.Fatalf("no server is called %q", name)
-	}
-	leader := s.all[i]
-	s.all = append(slices.Delete(slices.Clone(s.all), i, i+1), leader)
-	s.at(s.t)
-	return leader
+	return s.last(name, func(one *cluster.Server) bool { return one.Host.Name() == name })
 }
 
 // succeeded waits until another server than before leads.
@@ -315,30 +312,6 @@ func (s *servers) succeeded(before *cluster.Server) {
 		}
 		return nil
 	})
-}
-
-// moved gives one of those that do not lead another address. What comes next leaves it and one other alone: they have a
-// quorum only if the members of the etcd know where it is.
-func (s *servers) moved() {
-	s.leading()
-	one := s.all[1]
-	n := &network{joined: &joined{env: s.env}, addrs: map[string]string{one.Host.Name(): one.Host.Addr().String()}}
-	s.writer.began()
-	began := time.Now()
-	n.renumber(one.Host, later(one.Host))
-	want := n.addrs[one.Host.Name()]
-	s.eventually("node "+one.Host.Name()+" to have the address "+want, func() error {
-		node, err := s.client.CoreV1().Nodes().Get(s.ctx, one.Host.Name(), metav1.GetOptions{})
-		if err == nil && (len(node.Status.Addresses) == 0 || node.Status.Addresses[0].Address != want) {
-			err = fmt.Errorf("it has %v", node.Status.Addresses)
-		}
-		return err
-	})
-	s.alive(one.Host.Name(), began)
-	s.t.Logf("followed %.1f s after the address has changed", time.Since(began).Seconds())
-	s.writer.goesOn(s.t)
-	s.tunnels(3)
-	s.undisturbed()
 }
 
 // stopped stops the server that leads, as for an upgrade, and starts it again.
@@ -401,10 +374,12 @@ func (s *servers) alive(name string, since time.Time) {
 	})
 }
 
-// rotated changes the token on one server, while another is down.
+// rotated changes the token on one server, while another is down: the one that the agent uses, which is killed.
 func (s *servers) rotated() {
-	away := s.all[2]
+	away := s.inUse()
+	s.writer.began()
 	s.must(away.Process().Kill())
+	s.writer.goesOn(s.t)
 	fresh, err := s.all[0].Command(s.ctx, "token", "rotate")
 	s.must(err)
 	follows := func(one *cluster.Server) {
