@@ -91,25 +91,28 @@ func (c *Controller) Run(ctx context.Context, ready func()) error {
 	r.own = own.Core().V1().ConfigMaps().Lister()
 	r.user = user.Core().V1().ConfigMaps().Lister()
 
-	synced := make([]cache.DoneChecker, 0, 3)
-	for _, informer := range []cache.SharedIndexInformer{
-		shared.Core().V1().Nodes().Informer(), own.Core().V1().ConfigMaps().Informer(), user.Core().V1().ConfigMaps().Informer(),
+	watching, stop := context.WithCancel(ctx)
+	defer stop() // before the factories are shut down, which wait for their informers
+	var all []*follow.Following
+	for _, on := range []struct {
+		factory  informers.SharedInformerFactory
+		informer cache.SharedIndexInformer
+	}{
+		{shared, shared.Core().V1().Nodes().Informer()},
+		{own, own.Core().V1().ConfigMaps().Informer()},
+		{user, user.Core().V1().ConfigMaps().Informer()},
 	} {
-		registration, err := informer.AddEventHandler(r.handler())
+		following, err := follow.Start(watching, on.factory, follow.On{Informer: on.informer, Handler: r.handler()})
 		if err != nil {
 			return fmt.Errorf("watch for cluster DNS: %w", err)
 		}
-		defer func() { _ = informer.RemoveEventHandler(registration) }() // fails only for a handler of another informer
-		synced = append(synced, registration.HasSyncedChecker())
+		defer following.End()
+		all = append(all, following)
 	}
-	watching, stop := context.WithCancel(ctx)
-	defer stop() // before the factories are shut down, which wait for their informers
-	for _, factory := range []informers.SharedInformerFactory{own, user} {
-		factory.StartWithContext(watching)
-	}
-	shared.StartWithContext(ctx)
-	if !cache.WaitFor(ctx, "cluster DNS", synced...) {
-		return nil
+	for _, following := range all {
+		if !following.Synced(ctx) {
+			return nil
+		}
 	}
 	if r.seen, err = r.told(); err != nil {
 		return err

@@ -374,3 +374,35 @@ func TestStopsWhenSyncFails(t *testing.T) {
 		t.Errorf("after a restart: %v, %v", kv, err)
 	}
 }
+
+// TestNothingBeginsAfterClose has watchers and lists come while and after the store is closed: each is told, and none goes on.
+func TestNothingBeginsAfterClose(t *testing.T) {
+	b := newBackend(t)
+	create(t, b, "/k", "x")
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				w := b.Watch(t.Context(), 0)
+				select {
+				case <-w.Eventc:
+				case <-w.Errorc:
+				}
+			}
+		})
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+	if err := <-b.Watch(t.Context(), 0).Errorc; !errors.Is(err, errClosed) {
+		t.Errorf("a watch after the end: %v", err)
+	}
+	keys := b.ListStream(t.Context(), "/", "0", 0, 0, true)
+	for range keys.KVc {
+		t.Log("a key came all the same")
+	}
+	if err := <-keys.Errorc; !errors.Is(err, errClosed) {
+		t.Errorf("a list after the end: %v", err)
+	}
+}

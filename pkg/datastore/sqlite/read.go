@@ -343,7 +343,12 @@ func (b *Backend) ListStream(ctx context.Context, key, end string, limit, revisi
 	if revision == 0 {
 		revision = current
 	}
-	b.wg.Add(1)
+	if !b.enter() {
+		errc <- errClosed
+		close(errc)
+		close(kvc)
+		return server.ListResult{CurrentRevision: current, KVc: kvc, Errorc: errc}
+	}
 	go func() {
 		defer b.wg.Done()
 		defer close(errc)

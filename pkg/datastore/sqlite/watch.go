@@ -109,29 +109,36 @@ func (b *Backend) Watch(ctx context.Context, revision int64) server.WatchResult 
 	if s.next = revision; revision == 0 {
 		s.next = wr.CurrentRevision + 1
 	}
-	if !b.hub.add(s) {
+	if !b.enter() {
 		s.errc <- errClosed
 		close(s.ch)
 		return wr
 	}
+	b.hub.add(s)
 	s.ch <- server.EventBatch{CurrentRev: min(wr.CurrentRevision, max(s.next-1, 0))}
 	s.behind <- struct{}{}
-	b.wg.Add(1)
 	go b.serveWatch(ctx, s)
 	return wr
 }
 
-func (h *hub) add(s *subscriber) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
+// enter counts a goroutine that Close is to wait for; false when it is too late for one.
+func (b *Backend) enter() bool {
+	b.hub.mu.Lock()
+	defer b.hub.mu.Unlock()
+	if b.hub.closed {
 		return false
 	}
+	b.wg.Add(1)
+	return true
+}
+
+func (h *hub) add(s *subscriber) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.subs == nil {
 		h.subs = map[*subscriber]struct{}{}
 	}
 	h.subs[s] = struct{}{}
-	return true
 }
 
 func (h *hub) remove(s *subscriber) {
