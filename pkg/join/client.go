@@ -55,7 +55,7 @@ func Patiently(ctx context.Context, what string, try func(context.Context) error
 		if err != nil && ctx.Err() == nil {
 			last = err
 		}
-		return err == nil || !errors.Is(err, errLater), err
+		return err == nil || !errors.As(err, new(laterError)), err
 	})
 	if err != nil && ctx.Err() != nil && last != nil {
 		return last // it says what is wrong; that time has passed is no news
@@ -63,8 +63,13 @@ func Patiently(ctx context.Context, what string, try func(context.Context) error
 	return err
 }
 
-// errLater marks what may be otherwise in a moment.
-var errLater = errors.New("not now")
+// laterError marks what may be otherwise in a moment.
+type laterError struct{ error }
+
+func (e laterError) Unwrap() error { return e.error }
+
+// later makes an error that is marked.
+func later(format string, args ...any) error { return laterError{fmt.Errorf(format, args...)} }
 
 // Discover fetches the cluster's CA from whoever answers and compares it with the hash in the token. Nothing secret is
 // sent. pinned is false when the token has no hash: then whoever answered is trusted.
@@ -190,7 +195,7 @@ func (c *Client) refused(status int, body []byte) error {
 		p.Error = fmt.Sprintf("it answers %d to what only a knarr server knows: is %s its port?", status, c.URL.Host)
 	}
 	if status >= http.StatusInternalServerError || status == http.StatusTooManyRequests {
-		return fmt.Errorf("%w: server %s: %s", errLater, c.URL.Host, p.Error)
+		return later("server %s: %s", c.URL.Host, p.Error)
 	}
 	return fmt.Errorf("%w (%s): %s", ErrRefused, c.URL.Host, p.Error)
 }
@@ -205,8 +210,8 @@ func (c *Client) explain(err error) error {
 	host := c.URL.Host
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return fmt.Errorf("%w: %s: the certificate of %s is valid from %s to %s, and here it is %s; set the clock that is wrong, for example with NTP", ErrClock,
-			"TLS", host, invalid.Cert.NotBefore.UTC().Format(time.DateTime), invalid.Cert.NotAfter.UTC().Format(time.DateTime), time.Now().UTC().Format(time.DateTime))
+		return fmt.Errorf("%w: the certificate of %s is valid from %s to %s, and here it is %s; set the clock that is wrong, for example with NTP", ErrClock,
+			host, invalid.Cert.NotBefore.UTC().Format(time.DateTime), invalid.Cert.NotAfter.UTC().Format(time.DateTime), time.Now().UTC().Format(time.DateTime))
 	case errors.As(err, &unknown), errors.As(err, &invalid):
 		return fmt.Errorf("server %s is not of the cluster that this node belongs to: its certificate is signed by another CA (%w)", host, err)
 	case errors.As(err, &name):
@@ -214,10 +219,12 @@ func (c *Client) explain(err error) error {
 	case errors.As(err, &notTLS):
 		return fmt.Errorf("%s does not speak TLS: is it the port of a knarr server?", host)
 	case errors.As(err, &dns) && dns.IsNotFound:
-		return fmt.Errorf("%w: there is no host %s: %w", errLater, dns.Name, err)
+		return later("there is no host %s: %w", dns.Name, err)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w: nothing listens at %s: is the server running?", errLater, host)
+		return later("nothing listens at %s: is the server running?", host)
+	case errors.Is(err, context.DeadlineExceeded):
+		return later("cannot reach the server at %s: no answer in time; is it running, and does no firewall stand between?", host)
 	default:
-		return fmt.Errorf("%w: cannot reach the server at %s: %w; is it running, and does no firewall stand between?", errLater, host, err)
+		return later("cannot reach the server at %s: %w; is it running, and does no firewall stand between?", host, err)
 	}
 }

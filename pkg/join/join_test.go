@@ -318,6 +318,9 @@ func TestNobodyAnswers(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "nothing listens at") || tries < 2 {
 		t.Errorf("%d tries: %v", tries, err)
 	}
+	if err := c.explain(context.DeadlineExceeded); !errors.As(err, new(laterError)) || !strings.Contains(err.Error(), "no answer in time") {
+		t.Errorf("without an answer: %v", err)
+	}
 }
 
 func TestTheServerIsStarting(t *testing.T) {

@@ -262,7 +262,7 @@ func (s *Server) byPassword(password string) (caller, error) {
 	case !agents.IsZero() && given.SameSecret(agents):
 		return caller{}, nil
 	}
-	return caller{}, refuse(http.StatusUnauthorized, "the token is wrong: take the one that `knarr token join-command` prints on a server")
+	return caller{}, refuse(http.StatusUnauthorized, "the token is wrong: take the one that `knarr token join-command` prints on a server, with --role server for another server")
 }
 
 // api is a client of the API, or a reason to try again later.
