@@ -36,7 +36,9 @@ func enduring(t *testing.T, n int) *servers {
 // seconds.
 func TestPacketLoss(t *testing.T) {
 	s := enduring(t, 3)
-	s.lossy(5 * time.Minute)
+	if s.lossy(5*time.Minute) == 0 {
+		t.Error("nobody could write")
+	}
 	s.counted()
 }
 
