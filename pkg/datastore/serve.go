@@ -33,7 +33,8 @@ const (
 	notifyInterval = time.Minute
 	// maxRequestBytes is etcd's limit for a request, 1.5 MiB, plus what gRPC adds (etcd server/embed/config.go).
 	maxRequestBytes = 1536*1024 + 512*1024
-	stopGrace       = 300 * time.Millisecond
+	// stopGrace is how long calls under way may take to end. Watches do not end by themselves.
+	stopGrace = 100 * time.Millisecond
 )
 
 // serve answers etcd calls until ctx ends or failed is closed, for the reason that cause then gives.

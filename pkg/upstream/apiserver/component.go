@@ -112,7 +112,7 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 			ready()
 		}
 	}()
-	// Open watches would hold up its end for request-timeout (a minute); requests end in time.
+	server.GenericAPIServer.ShutdownTimeout = watchDrain
 	err = lifecycle.Detached(ctx, drain, prepared.Run)
 	stop()
 	<-done
@@ -122,8 +122,13 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	return nil
 }
 
-// drain is how long requests under way may take to end when the component stops.
-const drain = time.Second
+const (
+	// drain is how long requests under way may take to end when the component stops.
+	drain = time.Second
+	// watchDrain is how long it waits for connections after that. Watches never end by themselves, and upstream would wait
+	// for them for request-timeout, a minute (k8s.io/apiserver/pkg/server/genericapiserver.go:585).
+	watchDrain = 50 * time.Millisecond
+)
 
 func (c *Component) useDatastore() error {
 	if c.seams.EtcdDial == nil {

@@ -56,6 +56,10 @@ var harmless = []noise{
 		err: "for Service default/kubernetes is not allocated; repairing", early: true,
 		where: "k8s.io/apimachinery/pkg/util/runtime/runtime.go:203",
 		why:   "the first look at the Service kube-apiserver made a moment ago"},
+	{component: "kube-apiserver", message: "Failed to shutdown server",
+		err:   "context deadline exceeded",
+		where: "k8s.io/apiserver/pkg/server/secure_serving.go:243",
+		why:   "it is done when the requests are; watches never end by themselves"},
 	{component: "kube-controller-manager", message: "Failed to update node PodCIDR after multiple attempts",
 		err: "may specify no more than one CIDR", early: true,
 		where: "k8s.io/kubernetes/pkg/controller/nodeipam/ipam/range_allocator.go:438",
@@ -154,9 +158,9 @@ const (
 	newNode      = "the kubelet registers its Node a moment later; should that fail, it says so"
 )
 
-// canceled ends what was logged because somebody stopped waiting. Whoever had a
-// reason to do so has logged it. In a stop the kubelet alone logs dozens.
-const canceled = "context canceled"
+// endings end what was logged because somebody stopped waiting, or because the API of this process has stopped. Whoever
+// had a reason to do so has logged it. In a stop the kubelet alone logs dozens.
+var endings = []string{"context canceled", "kube-apiserver is not serving"}
 
 // earlyFor is how long a boot may take.
 const earlyFor = time.Minute
@@ -173,8 +177,10 @@ func (b bridge) levelOf(component string, r slog.Record) slog.Level {
 		}
 		return true
 	})
-	if strings.HasSuffix(r.Message, canceled) || strings.HasSuffix(err, canceled) {
-		return slog.LevelInfo
+	for _, end := range endings {
+		if strings.HasSuffix(r.Message, end) || strings.HasSuffix(err, end) {
+			return slog.LevelInfo
+		}
 	}
 	early := r.Time.Sub(b.start) < earlyFor
 	for _, n := range harmless {
