@@ -233,3 +233,22 @@ func TestDamageNamesTheNewestBackup(t *testing.T) {
 		}
 	}
 }
+
+// TestSomeMembersAreDown uses an etcd cluster of which the first member that is named does not answer: as one of others that
+// says who its members are, and as the user's own, which nobody asks for them.
+func TestSomeMembersAreDown(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	endpoint := "http://" + silent.Addr().String() + "," + startEtcd(t)
+	for _, apart := range []bool{true, false} {
+		c := New(Config{Endpoint: endpoint, Apart: apart}, slog.New(slog.DiscardHandler))
+		start(t, c)
+		st, err := c.Status(t.Context())
+		if want := map[bool]int{true: 1}[apart]; err != nil || len(st.Members) != want || apart && !st.Members[0].Leader {
+			t.Errorf("apart %t: %+v, %v", apart, st, err)
+		}
+	}
+}
