@@ -12,6 +12,7 @@ import (
 	"github.com/knarr-io/knarr/pkg/config"
 	"github.com/knarr-io/knarr/pkg/datastore/etcd"
 	"github.com/knarr-io/knarr/pkg/hostcheck"
+	"github.com/knarr-io/knarr/pkg/token"
 )
 
 // checkFlags are flags of `knarr server` that check-config knows too, since they
@@ -67,7 +68,7 @@ func checkConfigCommand(env Env) *cli.Command {
 func checkedSettings(in config.Input) (hostcheck.Settings, []hostcheck.Result) {
 	settings := hostcheck.DefaultSettings()
 	server, err := config.LoadServer(in)
-	if agent, agentErr := config.LoadAgent(in); agentErr == nil { // it names a server to join: no server's does
+	if agent, agentErr := config.LoadAgent(in); agentErr == nil && (err != nil || !ofServers(agent.Token)) {
 		return agentSettings(settings, agent)
 	}
 	if err != nil {
@@ -94,18 +95,33 @@ func checkedSettings(in config.Input) (hostcheck.Settings, []hostcheck.Result) {
 		ports = append(ports, port)
 	}
 	if settings.WireGuard = server.Network.FlannelBackend == config.FlannelWireGuard; settings.WireGuard {
-		ports = append(ports, hostcheck.Port{Network: "udp", Number: 51820, Use: "pod network (WireGuard)", Flag: "--flannel-backend"})
+		ports = append(ports, hostcheck.Port{Network: "udp", Number: 51820, Use: "pod network (WireGuard)", Flag: "--flannel-backend", From: hostcheck.Nodes})
 	}
-	if server.Datastore.ClusterInit {
-		ports = append(ports,
-			hostcheck.Port{Network: "tcp", Number: etcd.ClientPort, Use: "etcd's clients"},
-			hostcheck.Port{Network: "tcp", Number: etcd.PeerPort, Use: "etcd's members"})
-		if server.Datastore.ExposeMetrics {
-			ports = append(ports, hostcheck.Port{Network: "tcp", Number: etcd.MetricsPort, Use: "etcd's metrics", Flag: "--etcd-expose-metrics"})
-		}
-	}
+	ports = append(ports, etcdPorts(server)...)
 	settings.Ports = ports
 	return settings, []hostcheck.Result{validRow("valid", server.Common)}
+}
+
+// etcdPorts are those of the embedded etcd: of the server that begins it and of those that join.
+func etcdPorts(s config.Server) []hostcheck.Port {
+	if !s.Components.Etcd || s.Datastore.Endpoint.IsSet() || !s.Datastore.ClusterInit && s.Join.Server == "" {
+		return nil
+	}
+	ports := []hostcheck.Port{
+		{Network: "tcp", Number: etcd.ClientPort, Use: "etcd's clients", From: hostcheck.Nodes},
+		{Network: "tcp", Number: etcd.PeerPort, Use: "etcd's members", From: hostcheck.Nodes},
+	}
+	if s.Datastore.ExposeMetrics {
+		ports = append(ports, hostcheck.Port{Network: "tcp", Number: etcd.MetricsPort, Use: "etcd's metrics", Flag: "--etcd-expose-metrics"})
+	}
+	return ports
+}
+
+// ofServers tells servers that join from agents where the rest of the configuration fits both: it names a server to join
+// and says nothing that only one of them takes. Without a word in the token it is an agent's, as most machines are.
+func ofServers(secret config.Secret) bool {
+	t, err := token.Parse(secret.Reveal())
+	return err == nil && t.User() == token.UserServer
 }
 
 // agentSettings are those of an agent: its servers decide about the network, and it runs no control plane.

@@ -86,23 +86,44 @@ func TestCheckConfigCommand(t *testing.T) {
 	}
 }
 
-// A configuration that names a server to join is an agent's.
-func TestCheckedSettingsOfAnAgent(t *testing.T) {
-	c := newCommand(t)
-	c.file(t, "etc/knarr/config.yaml", "server: https://192.0.2.1\nlb-server-port: 7444\nnode-name: green\n")
-	in, err := Env{Root: c.root}.configInput(configLine{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	settings, rows := checkedSettings(in)
-	if settings.NodeName != "green" || len(rows) != 1 || !strings.Contains(rows[0].Finding, "of an agent; read from") {
-		t.Errorf("settings %+v, rows %+v", settings, rows)
-	}
-	var numbers []uint16
-	for _, port := range settings.Ports {
-		numbers = append(numbers, port.Number)
-	}
-	if want := []uint16{7444, 10250, 10248, 10249, 10256, 8472}; !slices.Equal(numbers, want) {
-		t.Errorf("ports %v, want %v", numbers, want)
+// TestCheckedSettingsOfWhoJoins: a configuration that names a server to join is an agent's, unless the token, or a key of
+// servers only, says otherwise. A server that joins has an etcd, which needs its ports.
+func TestCheckedSettingsOfWhoJoins(t *testing.T) {
+	const joins = "server: https://192.0.2.1\nnode-name: green\n"
+	const serverToken = "token: server:0123456789abcdef\n"
+	ofAgent := []uint16{6444, 10250, 10248, 10249, 10256, 8472}
+	ofServer := []uint16{6443, 6444, 10250, 10248, 10249, 10256, 10257, 10258, 10259, 8472}
+	for _, test := range []struct {
+		name, file, finding string
+		ports               []uint16
+	}{
+		{"no token", joins, "valid, of an agent; read from", ofAgent},
+		{"another port", joins + "lb-server-port: 7444\n", "valid, of an agent; read from", append([]uint16{7444}, ofAgent[1:]...)},
+		{"bare token", joins + "token: 0123456789abcdef\n", "valid, of an agent; read from", ofAgent},
+		{"agents' token", joins + "token: node:0123456789abcdef\n", "valid, of an agent; read from", ofAgent},
+		{"servers' token", joins + serverToken, "valid; read from", append(slices.Clone(ofServer), 2379, 2380)},
+		{"servers' key", joins + "tls-san: a.example\n", "valid; read from", append(slices.Clone(ofServer), 2379, 2380)},
+		{"external datastore", joins + serverToken + "datastore-endpoint: postgres://db.example/knarr\n", "valid; read from", ofServer},
+		{"another's etcd", joins + serverToken + "disable-etcd: true\n", "valid; read from", ofServer},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := newCommand(t)
+			c.file(t, "etc/knarr/config.yaml", test.file)
+			in, err := Env{Root: c.root}.configInput(configLine{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			settings, rows := checkedSettings(in)
+			if settings.NodeName != "green" || len(rows) != 1 || !strings.HasPrefix(rows[0].Finding, test.finding) {
+				t.Errorf("settings %+v, rows %+v", settings, rows)
+			}
+			var numbers []uint16
+			for _, port := range settings.Ports {
+				numbers = append(numbers, port.Number)
+			}
+			if !slices.Equal(numbers, test.ports) {
+				t.Errorf("ports %v, want %v", numbers, test.ports)
+			}
+		})
 	}
 }

@@ -46,7 +46,19 @@ type Port struct {
 	Number  uint16
 	// Use says what for; Flag, when set, moves it.
 	Use, Flag string
+	// From is who connects to it.
+	From Reach
 }
+
+// Reach is from where a port is used.
+type Reach int
+
+// The reaches, which a firewall has to know.
+const (
+	Here     Reach = iota // this host alone
+	Nodes                 // other nodes of the cluster, and nobody else
+	Anywhere              // whoever may use the API
+)
 
 // ControlPlane reports whether only a server listens there.
 func (p Port) ControlPlane() bool {
@@ -72,16 +84,16 @@ type Settings struct {
 // is the host's.
 func DefaultSettings() Settings {
 	return Settings{DataDir: "/var/lib/knarr", Vxlan: true, Ports: []Port{
-		{"tcp", 6443, "API server", "--https-listen-port"},
-		{"tcp", 6444, "API server's load balancer", "--lb-server-port"},
-		{"tcp", 10250, "kubelet", "--kubelet-arg=port="},
-		{"tcp", 10248, "kubelet's health", "--kubelet-arg=healthz-port="},
-		{"tcp", 10249, "kube-proxy's metrics", "--kube-proxy-arg=metrics-bind-address="},
-		{"tcp", 10256, "kube-proxy's health", "--kube-proxy-arg=healthz-bind-address="},
-		{"tcp", 10257, "controller manager", "--kube-controller-manager-arg=secure-port="},
-		{"tcp", 10258, "cloud controller manager", "--kube-cloud-controller-manager-arg=secure-port="},
-		{"tcp", 10259, "scheduler", "--kube-scheduler-arg=secure-port="},
-		{"udp", 8472, "pod network (vxlan)", "--flannel-backend"},
+		{"tcp", 6443, "API server", "--https-listen-port", Anywhere},
+		{"tcp", 6444, "API server's load balancer", "--lb-server-port", Here},
+		{"tcp", 10250, "kubelet", "--kubelet-arg=port=", Here},
+		{"tcp", 10248, "kubelet's health", "--kubelet-arg=healthz-port=", Here},
+		{"tcp", 10249, "kube-proxy's metrics", "--kube-proxy-arg=metrics-bind-address=", Here},
+		{"tcp", 10256, "kube-proxy's health", "--kube-proxy-arg=healthz-bind-address=", Here},
+		{"tcp", 10257, "controller manager", "--kube-controller-manager-arg=secure-port=", Here},
+		{"tcp", 10258, "cloud controller manager", "--kube-cloud-controller-manager-arg=secure-port=", Here},
+		{"tcp", 10259, "scheduler", "--kube-scheduler-arg=secure-port=", Here},
+		{"udp", 8472, "pod network (vxlan)", "--flannel-backend", Nodes},
 	}}
 }
 

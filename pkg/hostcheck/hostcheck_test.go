@@ -194,8 +194,12 @@ func TestFindings(t *testing.T) {
 		{"vxlan port taken", []change{func(t *testing.T, h *Host, _ *Settings) { holds(t, *h, 50, "dnsd", "udp", "2118", "07") }}, "port 8472/udp", Fail, "dnsd"},
 		{"only connected from that port", []change{func(t *testing.T, h *Host, _ *Settings) { holds(t, *h, 50, "nginx", "tcp", "192B", "01") }}, "ports", OK, "free"},
 		{"knarr itself", []change{func(t *testing.T, h *Host, _ *Settings) { holds(t, *h, 50, "knarr", "tcp", "192B", "0A") }}, "ports", OK, "running knarr"},
-		{"ufw", []change{file("etc/ufw/ufw.conf", "ENABLED=yes\n")}, "firewall", Warn, "ufw allow"},
-		{"firewalld", []change{func(t *testing.T, h *Host, _ *Settings) { run(t, *h, 60, "firewalld") }}, "firewall", Warn, "firewall-cmd"},
+		{"ufw", []change{file("etc/ufw/ufw.conf", "ENABLED=yes\n")}, "firewall", Warn, "`ufw disable`, or: `ufw allow 6443/tcp; ufw allow from 10.42.0.0/16; ufw allow from 10.43.0.0/16`; for other nodes of the cluster, if there are any, and for nobody else: 8472/udp"},
+		{"firewalld", []change{func(t *testing.T, h *Host, _ *Settings) { run(t, *h, 60, "firewalld") }}, "firewall", Warn,
+			"firewall-cmd --permanent --add-port=6443/tcp; firewall-cmd --permanent --zone=trusted --add-source=10.42.0.0/16 --add-source=10.43.0.0/16; firewall-cmd --reload`; for other nodes"},
+		{"ufw on an agent", []change{file("etc/ufw/ufw.conf", "ENABLED=yes\n"), func(_ *testing.T, _ *Host, s *Settings) {
+			s.Ports = slices.DeleteFunc(s.Ports, Port.ControlPlane)
+		}}, "firewall", Warn, "or: `ufw allow from 10.42.0.0/16;"},
 	} {
 		t.Run(tc.title, func(t *testing.T) {
 			h, s := healthy(t)

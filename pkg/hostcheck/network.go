@@ -121,19 +121,58 @@ func holderOf(listeners []process.Listener, port Port) (process.Process, bool) {
 	return process.Process{}, false
 }
 
+// podAndServiceCIDRs are the defaults: what pods send to the node and to Services must pass.
+func podAndServiceCIDRs() []string { return []string{"10.42.0.0/16", "10.43.0.0/16"} }
+
 func (c *checker) firewall() []Result {
 	if conf, _ := c.read("etc/ufw/ufw.conf"); strings.Contains(conf, "ENABLED=yes") {
-		return warn("ufw is active", "`ufw disable`, or: `ufw allow 6443/tcp; ufw allow from 10.42.0.0/16; ufw allow from 10.43.0.0/16`")
+		var lines []string
+		for _, port := range c.portsFor(Anywhere) {
+			lines = append(lines, "ufw allow "+port)
+		}
+		for _, cidr := range podAndServiceCIDRs() {
+			lines = append(lines, "ufw allow from "+cidr)
+		}
+		return warn("ufw is active", "`ufw disable`, or: `"+strings.Join(lines, "; ")+"`"+c.betweenNodes())
 	}
 	all, err := c.Table.List()
 	if err != nil {
 		return warn(err.Error(), "mount /proc")
 	}
 	for _, p := range all {
-		if p.Comm == "firewalld" || strings.Contains(strings.Join(p.Args, " "), "/firewalld") {
-			return warn("firewalld is active", "`systemctl disable --now firewalld`, or: `firewall-cmd --permanent --add-port=6443/tcp; "+
-				"firewall-cmd --permanent --zone=trusted --add-source=10.42.0.0/16 --add-source=10.43.0.0/16; firewall-cmd --reload`")
+		if p.Comm != "firewalld" && !strings.Contains(strings.Join(p.Args, " "), "/firewalld") {
+			continue
 		}
+		var lines []string
+		for _, port := range c.portsFor(Anywhere) {
+			lines = append(lines, "firewall-cmd --permanent --add-port="+port)
+		}
+		trust := "firewall-cmd --permanent --zone=trusted"
+		for _, cidr := range podAndServiceCIDRs() {
+			trust += " --add-source=" + cidr
+		}
+		lines = append(lines, trust, "firewall-cmd --reload")
+		return warn("firewalld is active", "`systemctl disable --now firewalld`, or: `"+strings.Join(lines, "; ")+"`"+c.betweenNodes())
 	}
 	return ok("neither ufw nor firewalld")
+}
+
+// betweenNodes says which ports have to be open for other nodes: neither vxlan nor etcd is to be reached by strangers.
+func (c *checker) betweenNodes() string {
+	list := c.portsFor(Nodes)
+	if len(list) == 0 {
+		return ""
+	}
+	return "; for other nodes of the cluster, if there are any, and for nobody else: " + strings.Join(list, ", ")
+}
+
+// portsFor are the ports that are used from there, each as "6443/tcp".
+func (c *checker) portsFor(from Reach) []string {
+	var list []string
+	for _, p := range c.settings.Ports {
+		if p.From == from {
+			list = append(list, fmt.Sprintf("%d/%s", p.Number, p.Network))
+		}
+	}
+	return list
 }

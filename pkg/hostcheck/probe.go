@@ -10,6 +10,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/knarr-io/knarr/pkg/atomicfile"
 )
 
 // ProbeNames are the features that are tried out.
@@ -89,15 +91,15 @@ func addTable() error {
 
 // mountOverlay mounts an overlay whose upper directory is where containerd's will
 // be: whether that works depends on the file system there.
-func mountOverlay(dataDir string) error {
+func mountOverlay(dataDir string) (err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	base, err := os.MkdirTemp(nearest(dataDir), ".knarr-probe-*")
+	base, remove, err := atomicfile.Scratch(nearest(dataDir), ".knarr-probe-")
 	if err != nil {
 		return fmt.Errorf("write to the data directory: %w", err)
 	}
-	defer os.RemoveAll(base)
+	defer func() { err = errors.Join(err, remove()) }()
 	for _, dir := range []string{"lower", "upper", "work", "merged"} {
 		if err := os.Mkdir(filepath.Join(base, dir), 0o700); err != nil {
 			return fmt.Errorf("write to the data directory: %w", err)
