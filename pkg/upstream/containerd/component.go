@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/cmd/containerd/server"
 	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/log"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 
@@ -90,7 +91,7 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	if err := server.CreateTopLevelDirectories(config); err != nil {
 		return fmt.Errorf("make containerd directories: %w", err)
 	}
-	if err := cleanMounts(config.Root); err != nil {
+	if err := cleanMounts(ctx, config.Root); err != nil {
 		return err
 	}
 	// The plugins keep the context they are given for as long as they live, which is past the stop of this
@@ -118,14 +119,15 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	return nil
 }
 
-// cleanMounts removes what a killed process left mounted below root/tmpmounts.
-func cleanMounts(root string) error {
+// cleanMounts removes what a killed process left mounted below root/tmpmounts. What cannot be removed is in nobody's way:
+// as upstream does (main.go:195), it says so and goes on.
+func cleanMounts(ctx context.Context, root string) error {
 	if err := mount.SetTempMountLocation(filepath.Join(root, "tmpmounts")); err != nil {
 		return fmt.Errorf("choose containerd's place for temporary mounts: %w", err)
 	}
 	warnings, err := mount.CleanupTempMounts(0)
 	if err := errors.Join(append(warnings, err)...); err != nil {
-		return fmt.Errorf("unmount what an earlier containerd left: %w", err)
+		log.G(ctx).WithError(err).Warn("cannot unmount all that an earlier containerd left")
 	}
 	return nil
 }
