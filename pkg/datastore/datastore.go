@@ -5,8 +5,8 @@
 // holds no Kubernetes knowledge beyond the transactions kine's etcd server understands.
 //
 // It stops when the context of [Component.Run] ends: first the etcd server stops taking calls and lets the ones under
-// way finish for at most 0.3 seconds (watches never do), then the backend is closed. Nothing depends on that being reached: an
-// acknowledged write is on disk when it is acknowledged.
+// way finish for at most 0.3 seconds (watches never do), then the backend is closed. Nothing depends on that being
+// reached: an acknowledged write is on disk when it is acknowledged.
 package datastore
 
 import (

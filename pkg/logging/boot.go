@@ -44,9 +44,9 @@ type BootConfig struct {
 type Fact struct{ Name, Value string }
 
 // Boot shows the start of the process on one screen: who starts, the components
-// as they are ready, those of about the same moment in one line, what is waited for meanwhile, and what to do at the end. On a
-// terminal the last line tells at each moment what is waited for; anywhere else
-// there are plain lines only.
+// as they are ready, those of about the same moment in one line, what is waited
+// for meanwhile, and what to do at the end. On a terminal the last line tells at
+// each moment what is waited for; anywhere else there are plain lines only.
 //
 // The log goes through it ([Boot.Write]) so that both share a terminal. When all
 // components are ready, or one has failed, or the process is asked to stop, Boot is

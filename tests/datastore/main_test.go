@@ -3,8 +3,8 @@
 // real servers of the external engines.
 //
 // They need root, loop devices, mkfs.btrfs and mkfs.ext4 (Debian: btrfs-progs, e2fsprogs), and the postgresql,
-// mariadb-server and nats-server packages. They take a few minutes and use local sockets only; whatever they mount is in a mount
-// namespace of their own and goes with them.
+// mariadb-server and nats-server packages. They take a few minutes and use local sockets only; whatever they mount is in
+// a mount namespace of their own and goes with them.
 package datastore_test
 
 import (

@@ -125,8 +125,8 @@ func reachable(list []corev1.NodeAddress) bool {
 	return slices.ContainsFunc(list, func(a corev1.NodeAddress) bool { return a.Type == corev1.NodeInternalIP })
 }
 
-// Addresses are what a node announces about itself, and the runtimes it has. What is empty is not announced, except for the host name: that is
-// then the node's name.
+// Addresses are what a node announces about itself, and the runtimes it has. What is empty is not announced, except for
+// the host name: that is then the node's name.
 type Addresses struct {
 	// InternalIPs are those other nodes reach this one at, ExternalIPs those the outside does; the preferred family
 	// comes first.
@@ -142,7 +142,7 @@ type Addresses struct {
 	Runtimes []string
 }
 
-// labels has those of the runtimes that the node offers and, as "", those that has has and should not.
+// labels are those of the roles and runtimes of the node and, as "", those of runtimes that it has and does not offer.
 func (a Addresses) labels(has map[string]string) map[string]string {
 	want := map[string]string{}
 	for key := range has {

@@ -24,9 +24,9 @@ import (
 )
 
 // Announce waits until the kubelet has registered the node and then puts its addresses into its annotations, for the
-// [Controller] on a server, and its runtimes into its labels. It runs on the node's side and needs no more than a kubelet's rights: to get, watch and
-// patch its own Node. Those of ours that an earlier configuration left and this one does not have are removed;
-// when all is as it should be, nothing is written.
+// [Controller] on a server, and its runtimes into its labels. It runs on the node's side and needs no more than a
+// kubelet's rights: to get, watch and patch its own Node. Those of ours that an earlier configuration left and this one
+// does not have are removed; when all is as it should be, nothing is written.
 //
 // It tries again while the API is away, so the only errors are that ctx ended and that the API refuses.
 func Announce(ctx context.Context, client kubernetes.Interface, nodeName string, a Addresses) error {

@@ -11,7 +11,8 @@
 // One goroutine writes. It takes all writes that queued up while the last transaction was on its way to the disk and
 // commits them in one: one sync for all, and no waiting for more when there is only one. Acknowledged means on disk:
 // after COMMIT the write-ahead log is synced, and only then are the index changed, the watchers told and the writers
-// answered. What fails to sync ends the store: it is never tried a second time. Compaction runs in the same goroutine in steps of a few milliseconds.
+// answered. What fails to sync ends the store: it is never tried a second time. Compaction runs in the same goroutine in
+// steps of a few milliseconds.
 //
 // # What it is not
 //

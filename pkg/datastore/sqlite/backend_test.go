@@ -375,7 +375,8 @@ func TestStopsWhenSyncFails(t *testing.T) {
 	}
 }
 
-// TestNothingBeginsAfterClose has watchers and lists come while and after the store is closed: each is told, and none goes on.
+// TestNothingBeginsAfterClose has watchers and lists come while and after the store is closed: each is told, and none
+// goes on.
 func TestNothingBeginsAfterClose(t *testing.T) {
 	b := newBackend(t)
 	create(t, b, "/k", "x")

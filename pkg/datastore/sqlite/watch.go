@@ -204,7 +204,8 @@ func (b *Backend) catchUp(ctx context.Context, s *subscriber) error {
 	}
 }
 
-// history reads the events of a range of revisions, or of its beginning: CurrentRev tells. It returns ErrCompacted when the first is no longer there.
+// history reads the events of a range of revisions, or of its beginning: CurrentRev tells. It returns ErrCompacted when
+// the first is no longer there.
 func (b *Backend) history(ctx context.Context, from, to int64) (server.EventBatch, error) {
 	var out server.EventBatch
 	err := b.readers.with(ctx, func(rd *reader) error {

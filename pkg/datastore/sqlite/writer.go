@@ -186,8 +186,8 @@ func (w *writer) sync() error {
 	}
 }
 
-// transaction runs f between BEGIN and COMMIT. It is on the disk after sync. When it returns an error nothing was changed, as far as that can be
-// known: see recoverable.
+// transaction runs f between BEGIN and COMMIT. It is on the disk after sync. When it returns an error nothing was changed,
+// as far as that can be known: see recoverable.
 func (w *writer) transaction(f func() error) error {
 	err := w.begin.exec()
 	if err != nil {

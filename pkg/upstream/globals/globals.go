@@ -1,8 +1,9 @@
 // Package globals sets what a process has only once and what everything that is
 // embedded in it shares: where klog, logrus, grpclog, zap, OpenTelemetry and the log
 // package write, the feature gates, environment variables, umask, the garbage
-// collector, and what upstream has variables for in place of flags. It is the one package that does; nobody calls logsapi.ValidateAndApply
-// (component-base/logs/api/v1), which may run once and would take klog away.
+// collector, and what upstream has variables for in place of flags. It is the one
+// package that does; nobody calls logsapi.ValidateAndApply (component-base/logs/api/v1),
+// which may run once and would take klog away.
 //
 // It is not a component and starts nothing. [Apply] comes before anything else of
 // upstream, [ApplyFeatureGates] when all argument lists are parsed and before the

@@ -18,9 +18,9 @@ import (
 )
 
 // Upstream ends the process when it sees its Node deleted (pkg/proxy/node.go:216), at once and with os.Exit, while an
-// agent has to end the node's pods first, and a server starts again in place, which keeps them. So kube-proxy is not told: its requests for Nodes are answered until there is nothing but the
-// deletion to answer with, and then not any more. The way in is client-go's: a kubeconfig that names an authentication
-// provider, which may wrap the transport.
+// agent has to end the node's pods first, and a server starts again in place, which keeps them. So kube-proxy is not told:
+// its requests for Nodes are answered until there is nothing but the deletion to answer with, and then not any more. The
+// way in is client-go's: a kubeconfig that names an authentication provider, which may wrap the transport.
 
 // provider is its name.
 const provider = "knarr"
