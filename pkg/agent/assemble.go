@@ -73,6 +73,9 @@ func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
 	}
 	before = append(before, g.Add(n.pods(api, log), lifecycle.After(ending...), lifecycle.Grace(shutdown.Longest)))
 	running := g.Add(node, lifecycle.After(before...))
+	if n.Host.Logind {
+		g.Add(shutdown.NewRecall(log), lifecycle.After(running))
+	}
 	if n.Cluster.Ingress {
 		g.Add(lifecycle.Restarted(n.ingressProgram(log), log), lifecycle.After(running), lifecycle.Optional())
 	}
