@@ -185,6 +185,10 @@ func listTokens(ctx context.Context, env Env, c *cli.Context, cluster reached) e
 	if err := noArguments(c); err != nil {
 		return err
 	}
+	format, err := outputFormat(c)
+	if err != nil {
+		return err
+	}
 	tokens, err := join.ListBootstrap(ctx, cluster)
 	if err != nil {
 		return err
@@ -197,14 +201,10 @@ func listTokens(ctx context.Context, env Env, c *cli.Context, cluster reached) e
 		}
 		shown = append(shown, one)
 	}
-	switch format := c.String("output"); format {
-	case "json":
+	if format == formatJSON {
 		return printJSON(env, shown)
-	case "table":
-		return printLine(env, strings.TrimRight(tokenTable(shown, time.Now()), "\n"))
-	default:
-		return usagef("--output %q: want table or json", format)
 	}
+	return printLine(env, strings.TrimRight(tokenTable(shown, time.Now()), "\n"))
 }
 
 func tokenTable(tokens []shownToken, now time.Time) string {

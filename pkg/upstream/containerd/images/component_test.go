@@ -222,6 +222,21 @@ func TestWhileRunning(t *testing.T) {
 	stop()
 }
 
+// TestAFileFromTheFuture has the host's clock be behind the one that the archive was written by, as on boards without a
+// battery: it is imported before the component is ready, like any other.
+func TestAFileFromTheFuture(t *testing.T) {
+	b := newBed(t)
+	b.put("a.tar", "a", true)
+	future := time.Now().AddDate(1, 0, 0)
+	if err := os.Chtimes(filepath.Join(b.config.Dir, "a.tar"), future, future); err != nil {
+		t.Fatal(err)
+	}
+	b.run()
+	if got, want := b.store.did(), []string{"import a"}; !slices.Equal(got, want) {
+		t.Errorf("when it is ready, containerd was asked for %q, want %q", got, want)
+	}
+}
+
 func TestAFileThatGrowsIsWaitedFor(t *testing.T) {
 	b := newBed(t)
 	b.put("a.tar", "bad half", true)
