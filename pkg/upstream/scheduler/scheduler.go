@@ -82,20 +82,25 @@ func (*Component) Name() string { return "kube-scheduler" }
 // Run follows cmd/kube-scheduler/app/server.go:137 (runCommand) without its signal handler and its logging set-up. It
 // is ready once it is set up: its caches fill from then on, and pods wait for nothing else.
 func (c *Component) Run(ctx context.Context, ready func()) error {
-	config, err := c.configure(ctx)
+	defer func() { // names that are the process's; the next life takes them again, also after a failed one
+		c.options.InformerName.Release()
+		configz.Delete(configzName)
+	}()
+	life, end := context.WithCancel(ctx)
+	defer end()
+	config, err := c.configure(life)
 	if err != nil {
 		return err
 	}
 	completed := config.Complete()
-	s, err := c.build(ctx, completed)
+	s, err := c.build(life, completed)
 	if err != nil {
 		return err
 	}
 	ready()
-	err = app.Run(ctx, &completed, s)
+	err = app.Run(life, &completed, s)
+	end() // else the informers of one that fails would run on
 	completed.InformerFactory.Shutdown()
-	c.options.InformerName.Release()
-	configz.Delete(configzName)
 	if ctx.Err() != nil {
 		return nil // a clean stop is reported as an error: server.go:373
 	}
