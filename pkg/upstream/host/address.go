@@ -35,7 +35,9 @@ func Addresses() ([]netip.Addr, error) {
 }
 
 func address(family int) (netip.Addr, error) {
-	routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("list routes: %w", err)
 	}
@@ -61,7 +63,7 @@ func isDefault(r netlink.Route) bool {
 
 // anyGlobal looks through all links but those that containers and overlays are made of.
 func anyGlobal(family int) (netip.Addr, error) {
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("list network links: %w", err)
 	}
@@ -82,7 +84,7 @@ func virtual() []string {
 }
 
 func global(link netlink.Link, family int) (netip.Addr, error) {
-	addrs, err := netlink.AddrList(link, family)
+	addrs, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, family) })
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("list addresses of %s: %w", link.Attrs().Name, err)
 	}
@@ -93,4 +95,17 @@ func global(link netlink.Link, family int) (netip.Addr, error) {
 		}
 	}
 	return netip.Addr{}, nil
+}
+
+// lists is how often a list that is interrupted is asked for.
+const lists = 10
+
+// whole asks the kernel for a list until nothing has come or gone while it was read, as pods' links do.
+func whole[T any](list func() ([]T, error)) (found []T, err error) {
+	for range lists {
+		if found, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return found, err
 }

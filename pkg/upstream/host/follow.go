@@ -85,7 +85,7 @@ func joined(addrs []netip.Addr) string {
 
 // present are all addresses of the host.
 func present() ([]netip.Addr, error) {
-	addrs, err := netlink.AddrList(nil, unix.AF_UNSPEC)
+	addrs, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, unix.AF_UNSPEC) })
 	if err != nil {
 		return nil, fmt.Errorf("list this host's addresses: %w", err)
 	}
