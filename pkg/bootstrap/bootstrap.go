@@ -127,6 +127,8 @@ func (c *Component) begin(ctx context.Context, client *clientv3.Client) (bool, e
 	if err := c.config.Make(ctx); err != nil {
 		return false, err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	server, err := c.config.Tokens.Load()
 	if err != nil {
 		return false, err

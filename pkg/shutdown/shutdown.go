@@ -124,21 +124,25 @@ type ender struct {
 
 // run ends all pods, and what has come to run meanwhile.
 func (e *ender) run(ctx context.Context, specs map[string]spec) error {
-	began, ended := time.Now(), 0
+	began, seen := time.Now(), map[string]bool{}
 	limit := e.request.Limit
 	if limit == 0 {
 		limit = Longest
 	}
-	for range rounds {
+	for round := 0; ; round++ {
 		pods, err := e.pods(ctx, specs)
-		if err != nil {
+		switch {
+		case err != nil:
 			return fmt.Errorf("end pods: %w", err)
-		}
-		if len(pods) == 0 {
-			e.log.Info("all pods have ended", "pods", ended, "took", time.Since(began).Round(10*time.Millisecond))
+		case len(pods) == 0:
+			e.log.Info("all pods have ended", "pods", len(seen), "took", time.Since(began).Round(10*time.Millisecond))
 			return nil
+		case round == rounds:
+			return fmt.Errorf("some pods have not ended (%d): see the log; their processes go on", len(pods))
 		}
-		ended += len(pods)
+		for _, p := range pods {
+			seen[p.sandbox] = true
+		}
 		for _, g := range byPriority(pods) {
 			until := began.Add(limit)
 			if g.priority < critical {
@@ -147,7 +151,6 @@ func (e *ender) run(ctx context.Context, specs map[string]spec) error {
 			e.group(ctx, g, until)
 		}
 	}
-	return errors.New("some pods have not ended: see the log; their processes go on")
 }
 
 // group ends pods together.

@@ -29,8 +29,8 @@ type runtime struct {
 	log        []string
 	// lasts is how long a container takes to end after SIGTERM; SIGKILL ends it.
 	lasts map[string]time.Duration
-	// immortal sandboxes run on.
-	immortal bool
+	// lives is how often sandboxes are ended and run on.
+	lives int
 }
 
 func (r *runtime) note(format string, args ...any) {
@@ -92,7 +92,7 @@ func (r *runtime) StopPodSandbox(_ context.Context, id string) error {
 	r.note("%s is gone", id)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.immortal {
+	if r.lives--; r.lives < 0 {
 		r.sandboxes = slices.DeleteFunc(r.sandboxes, func(s *runtimeapi.PodSandbox) bool { return s.Id == id })
 	}
 	return nil
@@ -160,8 +160,12 @@ func TestEnd(t *testing.T) {
 		}, []string{"0s a/main SIGTERM, 30 s", "30s a is gone", "30s dns/main SIGTERM, 10 s", "40s dns is gone"}, false, ""},
 		{"what does not end is told", Request{}, nil, func(r *runtime) {
 			r.add("shop", "a", "1")
-			r.immortal = true
+			r.lives = 3
 		}, []string{"0s a is gone", "0s a is gone", "0s a is gone"}, false, "some pods have not ended"},
+		{"what ends in the last round has ended", Request{}, nil, func(r *runtime) {
+			r.add("shop", "a", "1")
+			r.lives = 2
+		}, []string{"0s a is gone", "0s a is gone", "0s a is gone"}, false, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -211,7 +211,7 @@ func (s *session) wait() { <-s.conn.ended }
 func (s *Server) add(one *session) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped {
+	if s.stopped || s.paused { // since Serve looked
 		return errStopping
 	}
 	s.sessions.Add(1)
