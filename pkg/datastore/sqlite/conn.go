@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"syscall"
 
 	"github.com/mattn/go-sqlite3"
 )
@@ -154,9 +155,12 @@ func (s *stmt) close() error {
 }
 
 // recoverable tells whether the database is as it was before the failed transaction, so that the store can go on: the
-// disk or the file's allowed size ran out. After anything else, an fsync that failed above all, only a new start from
-// what is on disk is safe.
+// disk or the file's allowed size ran out, for the log or for its index. After anything else, an fsync that failed above
+// all, only a new start from what is on disk is safe. When the index could not grow, the log may hold the whole
+// transaction: the next one overwrites it, and if power fails before, a write that was answered with an error has happened
+// after all, as with any write whose answer is lost.
 func recoverable(err error) bool {
 	var se sqlite3.Error
-	return errors.As(err, &se) && se.Code == sqlite3.ErrFull
+	return errors.As(err, &se) &&
+		(se.Code == sqlite3.ErrFull || se.ExtendedCode == sqlite3.ErrIoErrSHMSize && se.SystemErrno == syscall.ENOSPC)
 }
