@@ -157,7 +157,8 @@ func (c *Controller) live(ctx context.Context, cluster cluster, ready func()) er
 	r := &run{
 		controller: c, config: c.config, cluster: cluster, log: c.log,
 		sources: make(map[string]source), changed: make(map[string]time.Time), loaded: make(map[string][2]stamp),
-		holders: make(map[string]string), kinds: make(map[string][]string), going: make(map[string]progress), restored: make(map[string]stamp), claims: newClaims(), waits: newWaits(),
+		holders: make(map[string]string), kinds: make(map[string][]string), going: make(map[string]progress), dropped: make(map[string]int),
+		restored: make(map[string]stamp), claims: newClaims(), waits: newWaits(),
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
 	}
 	defer r.queue.ShutDown()

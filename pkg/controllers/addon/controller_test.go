@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -148,6 +149,36 @@ func TestTwoFilesWithOneObject(t *testing.T) {
 	if len(b.cluster.deleted) > 0 {
 		t.Errorf("deleted %v", b.cluster.deleted)
 	}
+}
+
+// A file that comes to own an object while another file with it is being applied: the other is applied anew.
+func TestAFileComesWhileAnotherIsApplied(t *testing.T) {
+	b := newBench(t)
+	b.write("b.yaml", configMaps("one two"))
+	var ones int
+	var mu sync.Mutex
+	owned := make(chan struct{})
+	b.cluster.setHook(func(what string) error {
+		switch what {
+		case "apply ConfigMap default/one":
+			mu.Lock()
+			defer mu.Unlock()
+			if ones++; ones == 2 {
+				close(owned)
+			}
+		case "apply ConfigMap default/two":
+			select {
+			case <-owned: // already
+			default:
+				b.write("a.yaml", configMaps("one"))
+				<-owned
+			}
+		}
+		return nil
+	})
+	b.start()
+	b.waitObjects("ConfigMap default/one=a, ConfigMap default/two=b")
+	b.waitStates("a Ready, b Failed")
 }
 
 // A namespace that another file has objects in stays, and says why, until that file goes, too.

@@ -46,9 +46,9 @@ func (r *run) sync(ctx context.Context, name string) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	j := &job{run: r, source: s, changed: changed, content: content}
+	j := &job{run: r, source: s, changed: changed, content: content, drops: r.drops(name)}
 	if record == nil {
-		r.reach(s, progress{}) // somebody may have deleted it to have all applied anew
+		r.reach(s, j.drops, progress{}) // somebody may have deleted it to have all applied anew
 	} else {
 		j.uid, j.spec, j.status, j.stored = record.UID, record.Spec, record.Status, true
 	}
@@ -132,6 +132,7 @@ type job struct {
 	source  source
 	changed time.Time
 	content content
+	drops   int // before anything was applied
 
 	stored   bool // whether there is an Addon
 	uid      types.UID
@@ -244,7 +245,7 @@ func (j *job) applyAll(ctx context.Context, objects []object, variant string) er
 		}
 		begin = end
 	}
-	j.reach(j.source, progress{j.content.sum, variant, open})
+	j.reach(j.source, j.drops, progress{j.content.sum, variant, open})
 	j.problems = slices.Clone(j.content.problems)
 	for _, o := range sorted {
 		if p, ok := open[o.key()]; ok {

@@ -41,6 +41,7 @@ type run struct {
 	holders map[string]string    // which file an Addon is for, below the directory
 	kinds   map[string][]string  // of what kinds the objects of a file are
 	going   map[string]progress  // how far the file has been applied as it is
+	dropped map[string]int       // how often that was dropped, to have all applied anew
 	begun   bool                 // sources is not merely empty
 }
 
@@ -210,9 +211,7 @@ func (r *run) take(t *tree) {
 	before := r.sources
 	r.sources = assign(t.settled(), func(name string) string { return r.holders[name] }, r.config.isPackaged)
 	names := differ(before, r.sources)
-	for _, name := range names {
-		delete(r.going, name)
-	}
+	r.drop(names)
 	for name, s := range r.sources {
 		r.changed[name] = t.since(s.path, s.patch)
 		if s.conflict == "" {
@@ -221,6 +220,7 @@ func (r *run) take(t *tree) {
 	}
 	maps.DeleteFunc(r.changed, func(name string, _ time.Time) bool { _, ok := r.sources[name]; return !ok })
 	maps.DeleteFunc(r.loaded, func(name string, _ [2]stamp) bool { _, ok := r.sources[name]; return !ok })
+	maps.DeleteFunc(r.dropped, func(name string, _ int) bool { _, ok := r.sources[name]; return !ok })
 	maps.DeleteFunc(r.holders, func(name string, _ string) bool { _, ok := r.sources[name]; return !ok })
 	if !r.begun {
 		r.begun = true
@@ -233,11 +233,24 @@ func (r *run) take(t *tree) {
 // again has Addons applied anew.
 func (r *run) again(names ...string) {
 	r.mu.Lock()
-	for _, name := range names {
-		delete(r.going, name)
-	}
+	r.drop(names)
 	r.mu.Unlock()
 	r.retry(names...)
+}
+
+// drop forgets how far files have been applied; mu is held.
+func (r *run) drop(names []string) {
+	for _, name := range names {
+		delete(r.going, name)
+		r.dropped[name]++
+	}
+}
+
+// drops is how often it was forgotten how far a file has been applied.
+func (r *run) drops(name string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.dropped[name]
 }
 
 // retry has Addons looked at now, as if nothing had failed before.
@@ -289,10 +302,11 @@ func (r *run) reached(name, sum, variant string) map[key]problem {
 	return nil
 }
 
-func (r *run) reach(s source, p progress) {
+// reach notes how far a file has been applied, unless it has changed, or was to be applied anew, since drops were counted.
+func (r *run) reach(s source, drops int, p progress) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if now, ok := r.sources[s.name]; ok && now == s {
+	if now, ok := r.sources[s.name]; ok && now == s && r.dropped[s.name] == drops {
 		r.going[s.name] = p
 	}
 }
