@@ -177,6 +177,20 @@ func TestClusterLives(t *testing.T) {
 	}
 }
 
+// TestAMemberLeavesWhenItHasJustJoined: etcd wants its members to have been connected for a while first.
+func TestAMemberLeavesWhenItHasJustJoined(t *testing.T) {
+	nodes := cluster(t)
+	defer start(t, nodes[0]).Close()
+	client := connect(t, nodes[0])
+	u := endpoint(nodes[0].Address, ClientPort)
+	nodes[1].Join = []string{u.String()}
+	defer start(t, nodes[1]).Close()
+	if gone, err := RemoveMember(t.Context(), client, "node-1"); err != nil || len(gone) != 1 {
+		t.Errorf("remove: %v, %v", gone, err)
+	}
+	put(t, client, "/registry/a", "1")
+}
+
 // quorumLost requires that a member without the others knows.
 func quorumLost(t *testing.T, m *Member, client *clientv3.Client) {
 	t.Helper()

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/knarr-io/knarr/pkg/atomicfile"
+	"github.com/knarr-io/knarr/pkg/retry"
 )
 
 // Info describes a member of the cluster.
@@ -131,12 +132,29 @@ func RemoveMember(ctx context.Context, c *clientv3.Client, node string) ([]strin
 		if !m.Learner && voters == 1 {
 			return gone, fmt.Errorf("remove member %s from etcd cluster: it is the last one", m.Name)
 		}
-		if _, err := c.MemberRemove(ctx, m.ID); err != nil && !errors.Is(err, rpctypes.ErrMemberNotFound) {
+		if err := remove(ctx, c, m.ID); err != nil {
 			return gone, fmt.Errorf("remove member %s from etcd cluster: %w", m.Name, err)
 		}
 		gone = append(gone, m.Name)
 	}
 	return gone, nil
+}
+
+// steady is how long etcd may take, after one change of members, to take another: it wants all of them connected for five
+// seconds (etcd server/etcdserver/server.go, HealthInterval).
+const steady = 15 * time.Second
+
+// remove takes a member out, if it is in.
+func remove(ctx context.Context, c *clientv3.Client, id uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, steady)
+	defer cancel()
+	return retry.Until(ctx, "the members to be connected", retry.Backoff{First: 200 * time.Millisecond, Max: time.Second}, func(ctx context.Context) (bool, error) {
+		_, err := c.MemberRemove(ctx, id)
+		if errors.Is(err, rpctypes.ErrMemberNotFound) {
+			return true, nil
+		}
+		return !errors.Is(err, rpctypes.ErrUnhealthy), err
+	})
 }
 
 func infos(members []*etcdserverpb.Member, leader uint64) []Info {
