@@ -233,8 +233,7 @@ func TestANewPodIsKnownByItsRecord(t *testing.T) {
 	r.eventually("!" + address)
 }
 
-// With 500 policies and 200 pods on one node, a change is effective soon. That it is within a second is a figure, not a
-// test: run this one alone.
+// The promise: with 500 policies and 200 pods on one node, a change is effective within a second.
 func TestFiveHundredPoliciesOverTwoHundredPods(t *testing.T) {
 	pods, namespaces, policies := crowd(t, 200, 500)
 	var objects []runtime.Object
@@ -269,12 +268,20 @@ func TestFiveHundredPoliciesOverTwoHundredPods(t *testing.T) {
 		{"a policy gone", func() error { return r.client.NetworkingV1().NetworkPolicies("ns-0").Delete(ctx, "late", none) }, "!ns-0/late"},
 		{"a pod gone", func() error { return r.client.CoreV1().Pods("ns-0").Delete(ctx, "late", none) }, "!" + fmt.Sprint([]byte{10, 42, 9, 9})},
 	}
-	// Alone on a machine each takes some 20 ms (docs/network-policy.md). Beside other tests the kernel takes up to a second
-	// for a transaction, so the best of several is held to five, and none may be far from it, or something is slow now and
-	// then.
-	const promise, farOff = 5 * time.Second, 10 * time.Second
+	// The best of several rounds keeps the promise, since the machine may be busy with other things (alone each step takes
+	// 20 ms, beside other tests the kernel has taken a second for its transaction); none may be far from it, or something is
+	// slow now and then.
+	const promise, farOff, fewest, most = time.Second, 10 * time.Second, 3, 20
 	best := map[string]time.Duration{}
-	for round := range 3 {
+	kept := func() bool {
+		for _, step := range steps {
+			if took, there := best[step.name]; !there || took > promise {
+				return false
+			}
+		}
+		return true
+	}
+	for round := 0; round < fewest || round < most && !kept(); round++ {
 		for _, step := range steps {
 			before, begin := r.state.Load(), time.Now()
 			if err := step.do(); err != nil {
