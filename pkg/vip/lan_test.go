@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
@@ -40,19 +39,8 @@ type machine struct {
 	cable netlink.Link // the switch's end
 }
 
-// in runs f in the machine's network, on a thread that ends with f.
-func (m *machine) in(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := netns.Set(m.ns); err != nil {
-			done <- err
-			return
-		}
-		done <- f()
-	}()
-	return <-done
-}
+// in runs f in the machine's network.
+func (m *machine) in(f func() error) error { return apart.InNetwork(m.ns, f) }
 
 // newLAN makes machines whose n-th has the n-th address of a network.
 func newLAN(t *testing.T, network netip.Prefix, names ...string) []*machine {
@@ -72,15 +60,9 @@ func newLAN(t *testing.T, network netip.Prefix, names ...string) []*machine {
 // plug makes a machine with an address.
 func plug(t *testing.T, bridge netlink.Link, name string, own netip.Prefix) *machine {
 	t.Helper()
-	m := &machine{t: t, name: name}
-	made := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // the thread is the new namespace's, and ends
-		var err error
-		m.ns, err = netns.New()
-		made <- err
-	}()
-	must(t, <-made)
+	ns, err := apart.NewNetwork()
+	must(t, err)
+	m := &machine{t: t, name: name, ns: ns}
 	t.Cleanup(func() { must(t, m.ns.Close()) })
 	cable := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "to-" + name, MasterIndex: bridge.Attrs().Index}, PeerName: "eth0", PeerNamespace: netlink.NsFd(m.ns)}
 	must(t, netlink.LinkAdd(cable))

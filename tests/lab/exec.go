@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/knarr-io/knarr/tests/apart"
 )
 
 // Do runs f on a thread inside all of the host's namespaces: its files, its
@@ -26,7 +28,7 @@ var cloneFlag = map[string]int{"net": unix.CLONE_NEWNET, "uts": unix.CLONE_NEWUT
 	"cgroup": unix.CLONE_NEWCGROUP, "pid": unix.CLONE_NEWPID, "mnt": unix.CLONE_NEWNS}
 
 func (h *Host) enter(kinds []string, f func() error) error {
-	return onThread(func() error { return h.enterHere(kinds, f) })
+	return apart.OnThread(func() error { return h.enterHere(kinds, f) })
 }
 
 // enterHere enters namespaces on the calling thread, which must end afterwards.
@@ -87,7 +89,7 @@ type Cmd struct {
 func (h *Host) start(ctx context.Context, c Cmd) (*exec.Cmd, error) {
 	var cmd *exec.Cmd
 	attr := &syscall.SysProcAttr{Setsid: true}
-	err := onThread(func() error {
+	err := apart.OnThread(func() error {
 		// Cgroups are joined from outside, where all trees can be seen.
 		return h.inCgroups(attr, func() error {
 			return h.enterHere(namespaces, func() error {

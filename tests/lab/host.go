@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/knarr-io/knarr/tests/apart"
 	"github.com/knarr-io/knarr/tests/lab/labinit/spec"
 )
 
@@ -122,7 +123,7 @@ func (h *Host) startInit(ctx context.Context) error {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = aliveR, reportW, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true,
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET}
-	err = onThread(func() error { return h.inCgroups(cmd.SysProcAttr, cmd.Start) })
+	err = apart.OnThread(func() error { return h.inCgroups(cmd.SysProcAttr, cmd.Start) })
 	errs := errors.Join(err, reportW.Close())
 	if errs != nil {
 		return errors.Join(fmt.Errorf("start init: %w", errs), aliveW.Close())

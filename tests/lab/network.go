@@ -7,12 +7,13 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"runtime"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/knarr-io/knarr/tests/apart"
 )
 
 const bridgeName = "lan0"
@@ -20,18 +21,14 @@ const bridgeName = "lan0"
 // newLAN makes a network namespace that holds nothing but the bridge. Only the
 // returned descriptor and the hosts' links keep it alive.
 func newLAN() (netns.NsHandle, error) {
-	var lan netns.NsHandle
-	err := onThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("unshare network: %w", err)
-		}
-		var err error
-		if lan, err = netns.Get(); err != nil {
-			return fmt.Errorf("open network namespace: %w", err)
-		}
-		return makeBridge(lan)
-	})
-	return lan, err
+	lan, err := apart.NewNetwork()
+	if err != nil {
+		return lan, err
+	}
+	if err := makeBridge(lan); err != nil {
+		return lan, errors.Join(err, lan.Close())
+	}
+	return lan, nil
 }
 
 func makeBridge(lan netns.NsHandle) error {
@@ -161,22 +158,4 @@ func (h *Host) Listen(network, addr string) (net.Listener, error) {
 // own, so that load balancing shows. Close it with CloseIdleConnections.
 func (h *Host) HTTPClient(timeout time.Duration) *http.Client {
 	return &http.Client{Timeout: timeout, Transport: &http.Transport{DialContext: h.DialContext, DisableKeepAlives: true}}
-}
-
-// onThread runs f on a thread of its own that ends with f, whatever f did to
-// the thread's namespaces. It never runs on the main thread: that one cannot
-// end, and the process's /proc/self speaks of it.
-func onThread(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			// While this goroutine holds the main thread, the next cannot get it.
-			done <- onThread(f)
-			runtime.UnlockOSThread()
-			return
-		}
-		done <- f()
-	}()
-	return <-done
 }

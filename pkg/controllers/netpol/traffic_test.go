@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +19,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/knarr-io/knarr/tests/apart"
 )
 
 // machine is a network namespace with an eth0: a pod on this node's bridge, or a pod of another node behind a router.
@@ -30,19 +31,8 @@ type machine struct {
 	v4, v6 string
 }
 
-// in runs f in the machine's network. The thread ends with f.
-func (m *machine) in(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := netns.Set(m.ns); err != nil {
-			done <- err
-			return
-		}
-		done <- f()
-	}()
-	return <-done
-}
+// in runs f in the machine's network.
+func (m *machine) in(f func() error) error { return apart.InNetwork(m.ns, f) }
 
 func setSysctl(t *testing.T, name, value string) {
 	t.Helper()
@@ -61,17 +51,10 @@ func must(t *testing.T, err error) {
 // attach makes a machine whose other end in this namespace is link, at master if that is not nil.
 func attach(t *testing.T, name, link string, master netlink.Link, v4, v6, gateway4, gateway6 string) *machine {
 	t.Helper()
-	m := &machine{t: t, name: name, v4: strings.Split(v4, "/")[0], v6: strings.Split(v6, "/")[0]}
-	here, err := netns.Get()
+	ns, err := apart.NewNetwork()
 	must(t, err)
-	made := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		m.ns, err = netns.New()
-		made <- err
-	}()
-	must(t, <-made)
-	t.Cleanup(func() { must(t, errors.Join(m.ns.Close(), here.Close())) })
+	t.Cleanup(func() { must(t, ns.Close()) })
+	m := &machine{t: t, name: name, ns: ns, v4: strings.Split(v4, "/")[0], v6: strings.Split(v6, "/")[0]}
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: link}, PeerName: "eth0", PeerNamespace: netlink.NsFd(m.ns)}
 	must(t, netlink.LinkAdd(veth))
 	t.Cleanup(func() { must(t, netlink.LinkDel(veth)) })
