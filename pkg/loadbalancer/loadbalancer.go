@@ -22,6 +22,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/knarr-io/knarr/pkg/retry"
@@ -157,7 +158,7 @@ func (b *Balancer) Run(ctx context.Context, ready func()) error {
 	defer cancel() // before waiting
 	ready()
 	for {
-		conn, err := listener.Accept()
+		conn, err := b.accept(ctx, listener)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -166,6 +167,20 @@ func (b *Balancer) Run(ctx context.Context, ready func()) error {
 		}
 		clients.Go(func() { b.serve(ctx, conn) })
 	}
+}
+
+// accept waits for a client. What the kernel lacks for one more, it may have again a moment later.
+func (b *Balancer) accept(ctx context.Context, from net.Listener) (conn net.Conn, err error) {
+	err = retry.Until(ctx, "a client", retry.Backoff{First: 5 * time.Millisecond, Max: time.Second}, func(context.Context) (bool, error) {
+		conn, err = from.Accept()
+		lacking := func(e syscall.Errno) bool { return errors.Is(err, e) }
+		if !slices.ContainsFunc([]syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM}, lacking) {
+			return true, err
+		}
+		b.log.Warn("cannot accept this node's own requests to the API for the moment; it goes on", "error", err)
+		return false, err
+	})
+	return conn, err
 }
 
 // serve carries one client.

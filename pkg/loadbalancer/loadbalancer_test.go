@@ -3,13 +3,17 @@ package loadbalancer
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/knarr-io/knarr/tests/bed"
 )
 
 // backend is a server that says its name, and then what it is told.
@@ -28,8 +32,11 @@ func serve(t *testing.T, address, name string) *backend {
 	b.conns.Go(func() {
 		for {
 			conn, err := l.Accept()
-			if err != nil {
+			if errors.Is(err, net.ErrClosed) {
 				return
+			}
+			if err != nil {
+				continue // as TestNoDescriptorLeft has it
 			}
 			b.conns.Go(func() {
 				defer conn.Close()
@@ -47,6 +54,12 @@ func serve(t *testing.T, address, name string) *backend {
 // running is a balancer that runs until the test ends.
 func running(t *testing.T, c Config) (*Balancer, string) {
 	t.Helper()
+	return logging(t, c, slog.DiscardHandler)
+}
+
+// logging is running with a log.
+func logging(t *testing.T, c Config, log slog.Handler) (*Balancer, string) {
+	t.Helper()
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +67,7 @@ func running(t *testing.T, c Config) (*Balancer, string) {
 	address := free.Addr().String()
 	free.Close()
 	c.Listen = netip.MustParseAddrPort(address)
-	b := New(c, slog.New(slog.DiscardHandler))
+	b := New(c, slog.New(log))
 	ctx, cancel := context.WithCancel(t.Context())
 	ended, ready := make(chan error, 1), make(chan struct{})
 	go func() { ended <- b.Run(ctx, func() { close(ready) }) }()
@@ -205,6 +218,37 @@ func TestServers(t *testing.T) {
 	}
 	if got, _ := b.Servers(); fmt.Sprint(got) != "[a:1 b:1]" {
 		t.Errorf("servers are %v", got)
+	}
+}
+
+// TestNoDescriptorLeft takes all but one from the process, for the client: it waits until there are more again.
+func TestNoDescriptorLeft(t *testing.T) {
+	one := serve(t, "127.0.0.1:0", "one")
+	var journal bed.Journal
+	_, address := logging(t, Config{Default: one.Addr().String()}, slog.NewTextHandler(&journal, nil))
+
+	var old syscall.Rlimit
+	lowest, err := syscall.Dup(0)
+	err = errors.Join(err, syscall.Close(lowest), syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old))
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit := func(l syscall.Rlimit) {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(syscall.Rlimit{Cur: uint64(lowest) + 1, Max: old.Max})
+	defer limit(old)
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	bed.Until(t, "a client that is not accepted", func() bool { return journal.Has("too many open files") })
+	limit(old)
+	if name, err := bufio.NewReader(conn).ReadString('\n'); name != "one\n" {
+		t.Errorf("%q answers: %v", name, err)
 	}
 }
 
