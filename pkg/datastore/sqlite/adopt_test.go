@@ -195,3 +195,41 @@ func TestCopyOfABusyStore(t *testing.T) {
 		t.Error("a copy onto the store itself was made")
 	}
 }
+
+// TestCopyEndsWithItsContext ends a copy once it has begun to write; one that was faster is no evidence.
+func TestCopyEndsWithItsContext(t *testing.T) {
+	b := newBackend(t)
+	for i := range 64 {
+		if _, err := b.Create(t.Context(), fmt.Sprint("/large/", i), make([]byte, 1<<19), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 50 {
+		to := filepath.Join(t.TempDir(), fileName)
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for _, err := os.Stat(to); err != nil; _, err = os.Stat(to) {
+				select {
+				case <-over:
+					return
+				default:
+				}
+			}
+			cancel()
+		})
+		_, err := b.Copy(ctx, to)
+		close(over)
+		wg.Wait()
+		cancel()
+		if err == nil {
+			continue
+		}
+		if _, there := os.Stat(to); !errors.Is(err, context.Canceled) || !errors.Is(there, os.ErrNotExist) {
+			t.Errorf("a copy that was cut short ends with %v and leaves a file: %v", err, there)
+		}
+		return
+	}
+	t.Error("no copy was cut short")
+}

@@ -184,7 +184,7 @@ func CopyDatabase(ctx context.Context, from, to string) (revision int64, err err
 		return 0, err
 	}
 	// SQLite reads in one transaction: the copy is of one moment.
-	_, err = c.c.Exec("VACUUM INTO '"+strings.ReplaceAll(to, "'", "''")+"'", nil)
+	_, err = c.c.ExecContext(ctx, "VACUUM INTO '"+strings.ReplaceAll(to, "'", "''")+"'", nil)
 	if err = errors.Join(err, c.close()); err != nil {
 		return 0, errors.Join(fmt.Errorf("copy database: %w", readError(from, err)), removeDatabase(to))
 	}
