@@ -89,6 +89,7 @@ func TestOneMetricsEndpoint(t *testing.T) {
 		"kubelet":                 "kubelet_running_pods",
 		"kube-proxy":              "kubeproxy_sync_proxy_rules_duration_seconds_count",
 		"containerd":              "containerd_cri_",
+		"the clients of the API":  "rest_client_requests_total",
 		"the Go runtime":          "go_goroutines",
 		"the process":             "process_resident_memory_bytes",
 	} {

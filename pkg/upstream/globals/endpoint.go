@@ -9,6 +9,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/protobuf/proto"
 	"k8s.io/component-base/metrics/legacyregistry"
+	_ "k8s.io/component-base/metrics/prometheus/clientgo" // as the main package of every component upstream has it: rest_client_*, workqueue_*
 )
 
 // bridgeMetrics makes kube-apiserver's /metrics the endpoint for the whole process. Kubernetes' components have one
