@@ -35,7 +35,7 @@ type API struct {
 	Base lifecycle.Ref
 	// Ready is the component after which requests are answered.
 	Ready lifecycle.Ref
-	// Kubelet is the kubelet's own access; nil: its kubeconfig.
+	// Kubelet is the kubelet's own access.
 	Kubelet func() (*rest.Config, error)
 	// CSI is the process's guard; nil where no kube-controller-manager runs beside the node.
 	CSI *csi.Guard

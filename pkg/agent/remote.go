@@ -56,6 +56,7 @@ func (m *member) assemble(g *lifecycle.Group, base lifecycle.Ref, log *slog.Logg
 	return AddNode(g, node, API{
 		Base:      base,
 		Ready:     informers,
+		Kubelet:   func() (*rest.Config, error) { return m.access(pki.KubeletClient), nil },
 		Client:    func() (kubernetes.Interface, error) { return own, nil },
 		Reader:    shared.Client,
 		Informers: shared.Informers,
@@ -65,19 +66,24 @@ func (m *member) assemble(g *lifecycle.Group, base lifecycle.Ref, log *slog.Logg
 	}, log)
 }
 
-// clientset reaches the API through the load balancer with one of the node's certificates.
+// clientset is a client of the API with one of the node's certificates.
 func (m *member) clientset(as pki.Leaf) (kubernetes.Interface, error) {
-	keys := m.certificates(m.cluster)
-	pair := keys.LeafPair(as)
-	client, err := kubernetes.NewForConfig(&rest.Config{
-		Host:            m.endpoint(),
-		TLSClientConfig: rest.TLSClientConfig{CAFile: keys.AgentCA(pki.ServerCA), CertFile: pair.Cert, KeyFile: pair.Key},
-		ContentConfig:   rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf", AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json"},
-	})
+	client, err := kubernetes.NewForConfig(m.access(as))
 	if err != nil {
 		return nil, fmt.Errorf("make a client of the API: %w", err)
 	}
 	return client, nil
+}
+
+// access is how the API is reached through the load balancer with one of the node's certificates.
+func (m *member) access(as pki.Leaf) *rest.Config {
+	keys := m.certificates(m.cluster)
+	pair := keys.LeafPair(as)
+	return &rest.Config{
+		Host:            m.endpoint(),
+		TLSClientConfig: rest.TLSClientConfig{CAFile: keys.AgentCA(pki.ServerCA), CertFile: pair.Cert, KeyFile: pair.Key},
+		ContentConfig:   rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf", AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json"},
+	}
 }
 
 // renewal is a renewer whose certificates are there already: joining made them.

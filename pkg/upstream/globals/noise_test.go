@@ -55,8 +55,6 @@ func TestNoiseIsInfo(t *testing.T) {
 	}{
 		{component: "kube-scheduler", message: "The manifest file is empty, ignoring.", want: slog.LevelInfo},
 		{component: "kubelet", message: "The manifest file is empty, ignoring.", want: slog.LevelError},
-		{component: "kubelet", message: `Failed to initialize CSINode: caused by: nodes "a" not found`, want: slog.LevelInfo},
-		{component: "kubelet", message: "Failed to initialize CSINode: connection refused", want: slog.LevelError},
 		{component: "kubelet", message: "Error updating node status, will retry", err: `patch node: call /api/v1/nodes/a: kube-apiserver is not serving`, want: slog.LevelInfo},
 		{component: "kube-apiserver", message: "Failed to shutdown server: context deadline exceeded", want: slog.LevelInfo},
 		{component: "kube-apiserver", message: "Failed to shutdown server: bad file descriptor", want: slog.LevelError},

@@ -3,17 +3,14 @@ package kubelet
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"time"
 
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/kubernetes/cmd/kubelet/app"
 	"k8s.io/kubernetes/cmd/kubelet/app/options"
-	"k8s.io/kubernetes/pkg/kubelet"
 	"k8s.io/kubernetes/pkg/kubelet/container"
 
 	"github.com/knarr-io/knarr/pkg/atomicfile"
@@ -28,13 +25,12 @@ const defaultsFile = "00-knarr-defaults.conf"
 // Component is a kubelet. Use [New].
 type Component struct {
 	config Config
-	// client is nil when the kubelet shall use its kubeconfig.
 	client func() (*rest.Config, error)
 	guard  *csi.Guard
 }
 
-// New makes the component. client, when not nil, is called once, when it runs, and says how it reaches the API in place
-// of the kubeconfig. guard is nil where no kube-controller-manager runs in the process.
+// New makes the component. client is called once, when it runs, and says how it reaches the API; with QPS 0 the kubelet's
+// own limits hold. Upstream's kubeconfig is not used. guard is nil where no kube-controller-manager runs in the process.
 //
 // The error, an argv.UsageError, names an argument that upstream does not take.
 func New(c Config, client func() (*rest.Config, error), guard *csi.Guard) (*Component, error) {
@@ -86,10 +82,8 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return fmt.Errorf("make kubelet dependencies: %w", err)
 	}
-	if c.client != nil {
-		if err := c.useClient(deps, server.NodeStatusUpdateFrequency.Duration); err != nil {
-			return err
-		}
+	if err := c.useClients(deps, server); err != nil {
+		return err
 	}
 	starts := &gate{OSInterface: container.RealOS{}}
 	deps.OSInterface = starts
@@ -99,28 +93,4 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 	return lifecycle.Detached(ctx, time.Second, func(ctx context.Context) error {
 		return app.Run(ctx, server, deps, utilfeature.DefaultFeatureGate)
 	})
-}
-
-// useClient gives the kubelet its three clients, as server.go:705-746 makes them from a kubeconfig. There is no
-// connection that could go stale, so there is nothing to do when a heartbeat fails.
-func (c *Component) useClient(deps *kubelet.Dependencies, heartbeat time.Duration) error {
-	config, err := c.client()
-	if err != nil {
-		return err
-	}
-	config = rest.CopyConfig(config)
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return patient{next} })
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return fmt.Errorf("make kubelet client: %w", err)
-	}
-	beat := rest.CopyConfig(config)
-	beat.Timeout = heartbeat
-	heartbeats, err := kubernetes.NewForConfig(beat)
-	if err != nil {
-		return fmt.Errorf("make kubelet heartbeat client: %w", err)
-	}
-	deps.KubeClient, deps.EventClient, deps.HeartbeatClient = client, client.CoreV1(), heartbeats
-	deps.OnHeartbeatFailure = func() {}
-	return nil
 }
