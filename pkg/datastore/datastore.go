@@ -171,7 +171,7 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 		return fmt.Errorf("open datastore %s: %w%s", c.engine.name, err, Advice(err, c.config.BackupDir))
 	}
 	c.backend.Store(b)
-	err = c.serve(ctx, kineServer(b), b.failed, b.err, ready)
+	err = c.serve(ctx, kineServer(ctx, b), b.failed, b.err, ready)
 	c.backend.Store(nil)
 	if cerr := b.close(); cerr != nil && err == nil {
 		err = fmt.Errorf("close datastore: %w", cerr)
