@@ -88,18 +88,17 @@ func (r registration) again(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	missing := false
+	var missing, leaves bool
 	err = retry.Until(ctx, "what has become of node "+r.node, retry.Backoff{Max: time.Second}, func(ctx context.Context) (bool, error) {
 		_, err := client.CoreV1().Nodes().Get(ctx, r.node, metav1.GetOptions{})
-		missing = apierrors.IsNotFound(err)
-		return err == nil || missing, nil
+		if missing = apierrors.IsNotFound(err); !missing {
+			return err == nil, err
+		}
+		leaves, err = r.leaves(ctx) // fails when the member has left by now, of which the datastore ends the process
+		return err == nil, err
 	})
 	if err != nil || !missing {
 		return err
-	}
-	leaves, err := r.leaves(ctx)
-	if err != nil {
-		return fmt.Errorf("look for other members of the datastore: %w", err)
 	}
 	if leaves {
 		r.log.Warn("this server's node was deleted from its cluster: its etcd member leaves, which ends the server", "node", r.node)

@@ -23,12 +23,14 @@ func TestDeletedNodeRegistersAgain(t *testing.T) {
 	for name, tt := range map[string]struct {
 		delete, create []string
 		leaves         bool
+		left           error // of an etcd that no longer answers
 		want           string
 	}{
 		"its own":                {delete: []string{"own"}, want: "node own was deleted and registers again"},
 		"another":                {delete: []string{"other"}},
 		"its own, and is back":   {delete: []string{"own"}, create: []string{"own"}},
 		"its own, and it leaves": {delete: []string{"own"}, leaves: true},
+		"its own, and it left":   {delete: []string{"own"}, left: errors.New("etcd: server stopped")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -37,7 +39,7 @@ func TestDeletedNodeRegistersAgain(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				factory := informers.NewSharedInformerFactory(client, 0)
 				r := registration{"own", func() (kubernetes.Interface, error) { return client, nil }, func() informers.SharedInformerFactory { return factory },
-					func(context.Context) (bool, error) { return tt.leaves, nil }, slog.New(slog.DiscardHandler)}
+					func(context.Context) (bool, error) { return tt.leaves, tt.left }, slog.New(slog.DiscardHandler)}
 				done := make(chan error, 1)
 				go func() { done <- r.Run(ctx, func() {}) }()
 				synctest.Wait()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -66,6 +67,7 @@ func TestServers(t *testing.T) {
 		{"the first one dies", (*servers).firstDies},
 		{"another takes its place", (*servers).replaced},
 		{"the others are replaced, one by one", (*servers).rolled},
+		{"one is deleted while it runs", (*servers).deleted},
 		{"one gets another address", (*servers).moved},
 		{"the leader is stopped", (*servers).stopped},
 		{"the leader is cut off", (*servers).cutOff},
@@ -283,6 +285,32 @@ func (s *servers) rolled() {
 		s.undisturbed()
 	}
 	s.reachable()
+}
+
+// deleted deletes the Node of the server that leads: it leaves, says how to come back, and comes back like that.
+func (s *servers) deleted() {
+	leader := s.leading()
+	s.at(s.t)
+	s.writer.began()
+	s.must(s.client.CoreV1().Nodes().Delete(s.ctx, leader.Host.Name(), metav1.DeleteOptions{}))
+	code, err := leader.Process().Wait(s.ctx)
+	said := regexp.MustCompile(`to have it join again, remove (\S+) and start it with --server`).FindStringSubmatch(lastLine(leader.Log()))
+	if err != nil || code != 3 || said == nil {
+		s.t.Fatalf("the server ends with %d, %v, and says\n%s", code, err, leader.LogTail(5))
+	}
+	s.all = s.all[:2]
+	s.writer.goesOn(s.t)
+	s.members(2)
+	s.tunnels(2)
+	s.succeeded(leader)
+	_, err = leader.Host.Exec(s.ctx, "rm", "-r", said[1])
+	s.must(err)
+	s.joins[1] = "https://" + s.all[0].Host.Addr().String() + ":6443"
+	s.add(leader, s.joins)
+	s.all = append(s.all, leader)
+	s.members(3)
+	s.tunnels(3)
+	s.undisturbed()
 }
 
 // members waits until the datastore has n members.
