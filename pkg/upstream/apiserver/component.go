@@ -113,13 +113,31 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 		}
 	}()
 	server.GenericAPIServer.ShutdownTimeout = watchDrain
-	err = lifecycle.Detached(ctx, drain, prepared.Run)
+	err = serve(ctx, server.GenericAPIServer, prepared.Run)
 	stop()
 	<-done
 	if err != nil {
 		return fmt.Errorf("run kube-apiserver: %w", err)
 	}
 	return nil
+}
+
+// serve runs the server until its requests have ended. What upstream does after that, it does for nobody: it closes some
+// seventy clients of the datastore one by one (k8s.io/apiserver/pkg/server/genericapiserver.go:387).
+func serve(ctx context.Context, server *genericapiserver.GenericAPIServer, run func(context.Context) error) error {
+	served := make(chan struct{})
+	server.RegisterDestroyFunc(func() { close(served) })
+	ended := make(chan error, 1)
+	go func() { ended <- lifecycle.Detached(ctx, drain, run) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-served:
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return <-ended // what failed
 }
 
 const (
