@@ -165,13 +165,16 @@ func (b *bench) kill() error {
 	return nil
 }
 
-// restart returns for how long the API did not answer, and looks that no container was started again.
+// restart returns for how long the API did not answer once all was ready, and looks that no container was started again.
 func (b *bench) restart(ctx context.Context, stop func() error) (time.Duration, error) {
 	ctx, end := context.WithTimeout(ctx, patience)
 	defer end()
 	type outage struct {
 		time.Duration
 		err error
+	}
+	if err := b.until(ctx, func(ctx context.Context) error { _, err := b.server.Command(ctx, "status"); return err }); err != nil {
+		return 0, err
 	}
 	watched := make(chan outage, 1)
 	if err := b.ask(ctx); err != nil {
