@@ -88,12 +88,13 @@ go_new_enough() {
 # fetch_go OLD: by means of an older Go, fetch GO_VERSION as the module that Go
 # itself would fetch, verified by the checksum database.
 fetch_go() {
-	local module dir dest=$CACHE/go$GO_VERSION tmp
+	local module answer dir dest=$CACHE/go$GO_VERSION tmp
 	module=golang.org/toolchain@v0.0.1-go$GO_VERSION.linux-$(native_arch)
 	say "fetching Go $GO_VERSION ($module)"
 	mkdir -p "$CACHE"
-	dir=$(cd "$CACHE" && env -u GOOS -u GOARCH "$1" mod download -json "$module" | sed -n 's/^\t"Dir": "\(.*\)",*/\1/p')
-	[ -n "$dir" ] || die "fetching Go $GO_VERSION failed: put it in PATH"
+	answer=$(cd "$CACHE" && env -u GOOS -u GOARCH "$1" mod download -json "$module") || true # which says what is wrong
+	dir=$(sed -n 's/^\t"Dir": "\(.*\)",*/\1/p' <<<"$answer")
+	[ -n "$dir" ] || die "fetching Go $GO_VERSION failed: put it in PATH ($(sed -n 's/^\t"Error": //p' <<<"$answer"))"
 	tmp=$(mktemp -d "$CACHE/.go.XXXXXX")
 	cp -r "$dir/." "$tmp"
 	chmod -R u+w "$tmp"
