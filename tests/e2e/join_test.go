@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -150,6 +151,34 @@ func (j *joined) closed() {
 	if want := "96995b58d4cbf6aaa9041b4f00c7f6ae"; err != nil || !strings.HasPrefix(out, want) {
 		j.t.Errorf("md5sum of %d zeros in the pod: %q, %v", size, out, err)
 	}
+	j.eventually("the kubelet's figures", func() error {
+		out, err := j.runKubectl("top", "node", j.agent.Host.Name())
+		if err == nil && !strings.Contains(out, "Mi") {
+			err = fmt.Errorf("no figures in %q", out)
+		}
+		return err
+	})
+	j.hooked()
+}
+
+// hooked has a webhook on the agent refuse an object.
+func (j *joined) hooked() {
+	j.mustKubectl("cordon", j.server.Host.Name())
+	defer j.mustKubectl("uncordon", j.server.Host.Name())
+	hook := j.webhook("/validate", j.serveTLS("webhook"))
+	hooks := j.client.AdmissionregistrationV1().ValidatingWebhookConfigurations()
+	_, err := hooks.Create(j.ctx, &admissionv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: hook.Name}, Webhooks: []admissionv1.ValidatingWebhook{hook}}, metav1.CreateOptions{})
+	j.must(err)
+	defer func() { j.must(hooks.Delete(j.ctx, hook.Name, metav1.DeleteOptions{})) }()
+	n := 0
+	j.eventually("the webhook's refusal", func() error {
+		n++
+		_, err := j.tryConfigMap(fmt.Sprintf("hooked-%d", n), map[string]string{"webhook.knarr.test/deny": "yes"})
+		if err == nil || !strings.Contains(err.Error(), "is not allowed here") {
+			return fmt.Errorf("got %v", err)
+		}
+		return nil
+	})
 }
 
 // nft changes the agent's packet filter.
