@@ -17,7 +17,8 @@ const (
 
 // patient tries refused reads again. The node authorizer lets a kubelet read what its pods refer to, and learns of pods
 // by a watch of its own (plugin/pkg/auth/authorizer/node/graph_populator.go): a kubelet in the same process knows of a
-// new pod as soon, and is often the first to ask. It would complain, and wait a second before it asks again.
+// new pod as soon, an agent's nearly so, and is often the first to ask. It would complain, and wait a second before it asks
+// again.
 type patient struct{ next http.RoundTripper }
 
 // RoundTrip is that of next.
