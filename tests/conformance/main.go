@@ -172,7 +172,7 @@ func runOnCluster(ctx context.Context, o options, rec *record, pending []string,
 		p := &pair{built: o.built, archive: o.images, binary: binary}
 		begun := time.Now()
 		if err := p.start(ctx, l); err != nil {
-			return fmt.Errorf("start the cluster: %w", err)
+			return p.keepLogs(o.state, fmt.Errorf("start the cluster: %w", err))
 		}
 		version, err := p.version()
 		if err != nil {

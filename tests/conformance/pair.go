@@ -76,30 +76,10 @@ func (p *pair) start(ctx context.Context, l *lab.Lab) error {
 	if err := p.agent.Start(); err != nil {
 		return err
 	}
-	for _, s := range []*cluster.Server{p.server, p.agent} {
-		if err := imported(ctx, s); err != nil {
-			return err
-		}
-	}
 	if err := p.fillRegistry(ctx); err != nil {
 		return fmt.Errorf("fill the registry: %w", err)
 	}
 	return p.bothReady(ctx, client)
-}
-
-// imported waits until all components of a node are ready, and so the images of the tests there, which a node need not
-// wait for to be Ready.
-func imported(ctx context.Context, s *cluster.Server) error {
-	ctx, cancel := context.WithTimeout(ctx, cluster.StartLimit)
-	defer cancel()
-	err := lab.Poll(ctx, 500*time.Millisecond, func() error {
-		_, err := s.Command(ctx, "status")
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("wait for the images on %s: %w\n%s", s.Host.Name(), err, s.LogTail(20))
-	}
-	return nil
 }
 
 func (p *pair) bothReady(ctx context.Context, client *cluster.Client) error {
@@ -220,6 +200,9 @@ func (p *pair) stopHost() {
 // keepLogs writes what both nodes have logged beside the results.
 func (p *pair) keepLogs(dir string, err error) error {
 	for _, s := range []*cluster.Server{p.server, p.agent} {
+		if s == nil { // it was not started
+			continue
+		}
 		err = errors.Join(err, os.WriteFile(filepath.Join(dir, s.Host.Name()+".log"), []byte(s.Log()), 0o644))
 	}
 	return err

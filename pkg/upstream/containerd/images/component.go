@@ -60,8 +60,9 @@ func New(c Config, log *slog.Logger) *Component {
 // Name is "image-import".
 func (*Component) Name() string { return "image-import" }
 
-// Run is ready when all archives that were complete have been dealt with; pulling takes its time after that. An archive
-// that cannot be imported is reported and holds up no other.
+// Run is ready when all archives that it found have been dealt with, so that the first pods find their images; pulling
+// takes its time after that. An archive that was written to just before first gets the time to show that it is complete,
+// and is imported later if it is not. One that cannot be imported is reported and holds up no other.
 func (c *Component) Run(ctx context.Context, ready func()) (err error) {
 	images, disconnect, err := c.open()
 	if err != nil {
@@ -83,9 +84,32 @@ func (c *Component) Run(ctx context.Context, ready func()) (err error) {
 	if err := i.scan(); err != nil {
 		return err
 	}
+	if err := i.settle(ctx); err != nil {
+		return err
+	}
 	i.work(ctx, archive)
 	ready()
 	return i.follow(ctx, watch)
+}
+
+// settle waits until every archive that was found has been left alone for long enough or been written to once more.
+func (i *importer) settle(ctx context.Context) error {
+	var last time.Time
+	for name, p := range i.pending {
+		if kind(name) == archive && p.due.After(last) {
+			last = p.due
+		}
+	}
+	wait := min(time.Until(last), i.config.Settle) // whatever the clock does meanwhile
+	if wait <= 0 {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-time.After(wait):
+	}
+	return i.scan()
 }
 
 // follow imports what is put into the directory from now on.

@@ -237,6 +237,42 @@ func TestAFileFromTheFuture(t *testing.T) {
 	}
 }
 
+// TestAFileCopiedJustBefore has an archive be put there right before the start: pods that start when it is ready find its
+// images.
+func TestAFileCopiedJustBefore(t *testing.T) {
+	b := newBed(t)
+	b.config.Settle = 500 * time.Millisecond
+	b.put("a.tar", "a", false)
+	b.run()
+	if got, want := b.store.did(), []string{"import a"}; !slices.Equal(got, want) {
+		t.Errorf("when it is ready, containerd was asked for %q, want %q", got, want)
+	}
+}
+
+// TestAFileBeingCopiedHoldsUpNothing has an archive be written to all the time while the component starts.
+func TestAFileBeingCopiedHoldsUpNothing(t *testing.T) {
+	b := newBed(t)
+	b.put("a.tar", "a", false)
+	ready, copied := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(copied)
+		for {
+			select {
+			case <-ready:
+				return
+			case <-time.After(b.config.Settle / 10):
+				if err := os.WriteFile(filepath.Join(b.config.Dir, "a.tar"), []byte("a"), 0o644); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}()
+	b.run()
+	close(ready)
+	<-copied
+	b.await("a")
+}
+
 func TestAFileThatGrowsIsWaitedFor(t *testing.T) {
 	b := newBed(t)
 	b.put("a.tar", "bad half", true)
