@@ -25,6 +25,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/knarr-io/knarr/pkg/retry"
 )
 
@@ -34,6 +36,9 @@ const (
 	patience = 9 * time.Second
 	// dialTimeout is how long one server may take to accept: longer than a lost SYN is repeated after.
 	dialTimeout = 1500 * time.Millisecond
+	// unacknowledged is how long a server's machine may take to acknowledge what it was sent. When packets are lost, TCP
+	// waits twice as long before each further attempt; a new connection begins anew, with the shortest wait.
+	unacknowledged = 5 * time.Second
 	// restFor is how long a server that could not be reached is tried last.
 	restFor = 5 * time.Second
 )
@@ -228,7 +233,7 @@ func (b *Balancer) connect(ctx context.Context) (conn net.Conn, server string, e
 	err = retry.Until(ctx, "a server", retry.Backoff{First: 50 * time.Millisecond, Max: time.Second}, func(ctx context.Context) (bool, error) {
 		var errs []error
 		for _, server = range b.preference() {
-			conn, err = (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", server)
+			conn, err = dial(ctx, server)
 			if err == nil {
 				b.served(server)
 				return true, nil
@@ -239,6 +244,19 @@ func (b *Balancer) connect(ctx context.Context) (conn net.Conn, server string, e
 		return false, errors.Join(errs...)
 	})
 	return conn, server, err
+}
+
+// dial connects to a server. The kernel sends no probes of its own: with a bound for what is unacknowledged, it would
+// give an idle connection up for one that is lost (net/ipv4/tcp_timer.c, tcp_keepalive_timer). Who is dead, Down tells.
+func dial(ctx context.Context, server string) (net.Conn, error) {
+	bound := func(_, _ string, c syscall.RawConn) error {
+		var optErr error
+		err := c.Control(func(fd uintptr) {
+			optErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unacknowledged.Milliseconds()))
+		})
+		return errors.Join(err, optErr)
+	}
+	return (&net.Dialer{Timeout: dialTimeout, KeepAlive: -1, Control: bound}).DialContext(ctx, "tcp", server)
 }
 
 // preference is the current server, then the others in random order so that the agents of a cluster spread, then those

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"syscall"
 	"testing"
@@ -143,6 +144,33 @@ func TestTheOnlyServerIsNotCutOff(t *testing.T) {
 }
 
 // A server that is there again at another address ends what hangs at the former one; one that is there again does not.
+// TestWhatIsLostIsGivenUp has what a client sends never reach the server, which lives: the client is not left to a
+// connection that is tried less and less often.
+func TestWhatIsLostIsGivenUp(t *testing.T) {
+	l := bed.Listen(t)
+	_, address := running(t, Config{Default: l.Addr().String(), Servers: []string{l.Addr().String()}})
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	server, err := l.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	bed.Deaf(t, server, true)
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the client's connection is kept: %v", err)
+	}
+}
+
 func TestAServerMoves(t *testing.T) {
 	old, fresh := serve(t, "127.0.0.1:0", "old"), serve(t, "127.0.0.1:0", "fresh")
 	b, address := running(t, Config{Default: fresh.Addr().String(), Servers: []string{old.Addr().String()}})

@@ -19,8 +19,6 @@ import (
 )
 
 const (
-	// clientLimit is how long a silent server counts as alive on an agent.
-	clientLimit = 2 * time.Second
 	// openTimeout is how long the first words may take.
 	openTimeout = 5 * time.Second
 	// comeBack bounds the wait between attempts at a server that was there once, and notYet at one that never was.
@@ -194,14 +192,26 @@ func (c *Client) hold(ctx context.Context, server string) (opened bool, err erro
 	c.config.Up(server)
 	defer c.config.Down(server)
 	c.log.Debug("tunnel is open", "server", server)
-	var streams sync.WaitGroup
+	attending, served := context.WithCancel(ctx)
+	defer served()
+	var streams, attendant sync.WaitGroup
+	err = errors.New("the connection ended")
+	attendant.Go(func() {
+		ask := func(ctx context.Context, within time.Duration) bool { return answers(ctx, server, within) }
+		if dead := attend(attending, func() (pulse, error) { return feel(conn.beneath) }, ask); dead != nil {
+			err = dead
+			_ = conn.Close()
+		}
+	})
 	serve(ctx, conn, func(w http.ResponseWriter, r *http.Request) {
 		streams.Add(1)
 		defer streams.Done()
 		c.answer(w, r)
 	})
+	served()
+	attendant.Wait()
 	streams.Wait()
-	return true, errors.New("the connection ended")
+	return true, err
 }
 
 // serve answers the requests of HTTP/2 that come over one connection until that has ended.
@@ -231,7 +241,7 @@ func (l *listener) Accept() (net.Conn, error) {
 func (l *listener) Addr() net.Addr { return l.LocalAddr() }
 
 // connect asks server for a tunnel.
-func (c *Client) connect(ctx context.Context, server string) (_ net.Conn, err error) {
+func (c *Client) connect(ctx context.Context, server string) (_ *dialled, err error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	config, err := c.config.TLS()
@@ -247,6 +257,10 @@ func (c *Client) connect(ctx context.Context, server string) (_ net.Conn, err er
 	if err != nil {
 		return nil, err
 	}
+	beneath, ok := plain.(*net.TCPConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("the connection is a %T", plain), plain.Close())
+	}
 	conn := tls.Client(plain, config)
 	stop := context.AfterFunc(ctx, func() { _ = plain.Close() })
 	defer func() {
@@ -257,7 +271,7 @@ func (c *Client) connect(ctx context.Context, server string) (_ net.Conn, err er
 			_ = plain.Close()
 		}
 	}()
-	if err := keepAlive(plain, clientLimit); err != nil {
+	if err := keepAlive(plain, probeEvery, tolerance); err != nil {
 		return nil, err
 	}
 	request := "GET " + c.config.Path + " HTTP/1.1\r\nHost: " + server + "\r\nConnection: Upgrade\r\nUpgrade: " + Protocol + "\r\n\r\n"
@@ -275,16 +289,17 @@ func (c *Client) connect(ctx context.Context, server string) (_ net.Conn, err er
 		_ = resp.Body.Close()
 		return nil, fmt.Errorf("%s: %s", resp.Status, text)
 	}
-	return &bufferedConn{conn, reader}, nil
+	return &dialled{conn, reader, beneath}, nil
 }
 
-// bufferedConn reads first what was read ahead.
-type bufferedConn struct {
+// dialled is the connection to a server, which reads first what was read ahead.
+type dialled struct {
 	net.Conn
-	reader *bufio.Reader
+	reader  *bufio.Reader
+	beneath *net.TCPConn
 }
 
-func (c *bufferedConn) Read(p []byte) (int, error) { return c.reader.Read(p) }
+func (c *dialled) Read(p []byte) (int, error) { return c.reader.Read(p) }
 
 // answer connects a stream to what it asks for.
 func (c *Client) answer(w http.ResponseWriter, r *http.Request) {

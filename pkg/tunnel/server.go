@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// serverLimit is how long a silent agent counts as alive on the server.
-	serverLimit = 15 * time.Second
+	// serverLimit is how long a silent agent counts as alive on the server, and serverEvery how often it is probed.
+	serverLimit, serverEvery = 15 * time.Second, 3 * time.Second
 	// askTimeout is how long an agent may take to connect to what is asked for.
 	askTimeout = 10 * time.Second
 )
@@ -187,7 +187,7 @@ func (s *Server) open(ctx context.Context, conn net.Conn, node string) (*session
 	if t, ok := conn.(*tls.Conn); ok {
 		beneath = t.NetConn()
 	}
-	if err := keepAlive(beneath, serverLimit); err != nil {
+	if err := keepAlive(beneath, serverEvery, serverLimit); err != nil {
 		return nil, err
 	}
 	const answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + Protocol + "\r\n\r\n"

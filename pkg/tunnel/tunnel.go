@@ -13,42 +13,14 @@ package tunnel
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"net/http"
 	"sync"
-	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Protocol is what the agent's request upgrades to.
 const Protocol = "knarr-tunnel/1"
-
-// keepAlive makes the kernel find out that the other end is gone within limit, also while nothing is sent: no process
-// has to wake up for it. conn is a TCP connection, or nothing happens.
-func keepAlive(conn net.Conn, limit time.Duration) error {
-	tcp, ok := conn.(*net.TCPConn)
-	if !ok {
-		return nil
-	}
-	interval := max(limit/3, time.Second)
-	if err := tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: interval, Interval: interval, Count: 2}); err != nil {
-		return err
-	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var optErr error
-	err = raw.Control(func(fd uintptr) {
-		// tcp(7): it bounds unacknowledged data, and overrides the count of keep-alive probes.
-		optErr = unix.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
-	})
-	return errors.Join(err, optErr)
-}
 
 // join copies between two connections until either ends, and closes both.
 func join(ctx context.Context, a, b io.ReadWriteCloser) {

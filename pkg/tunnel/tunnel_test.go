@@ -20,12 +20,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/knarr-io/knarr/tests/bed"
 )
 
 // rig is both ends, and an echo that stands for a kubelet at an address which only the agent knows the way to.
 type rig struct {
 	server *Server
 	http   *httptest.Server
+	door   *door
 	client *Client
 	echo   net.Listener
 	ups    chan string
@@ -53,11 +56,15 @@ func newRig(t *testing.T) *rig {
 	}
 	t.Cleanup(func() { r.echo.Close() })
 	go echo(r.echo)
-	r.http = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	r.http = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if err := r.server.Serve(w, req, "n1"); err != nil && !errors.Is(err, errStopping) {
 			t.Errorf("serve: %v", err)
 		}
 	}))
+	r.http.Listener.Close()
+	r.door = &door{TCPListener: bed.Listen(t), taken: make(chan *net.TCPConn, 100)}
+	r.http.Listener, r.http.Config.ErrorLog = r.door, slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	r.http.StartTLS()
 	t.Cleanup(r.http.Close)
 	roots := x509.NewCertPool()
 	roots.AddCert(r.http.Certificate())
