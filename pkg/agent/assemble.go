@@ -37,6 +37,8 @@ type API struct {
 	Ready lifecycle.Ref
 	// Kubelet is the kubelet's own access.
 	Kubelet func() (*rest.Config, error)
+	// Failing, when not nil, is told when the API does not take the node's heartbeats.
+	Failing func()
 	// CSI is the process's guard; nil where no kube-controller-manager runs beside the node.
 	CSI *csi.Guard
 	// Client is for knarr's own components, with this node's rights: those of its kubelet.
@@ -55,7 +57,9 @@ func AddNode(g *lifecycle.Group, n Node, api API, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	node, err := kubelet.New(n.kubelet(), api.Kubelet, api.CSI)
+	kubeletConfig := n.kubelet()
+	kubeletConfig.HeartbeatsFail = api.Failing
+	node, err := kubelet.New(kubeletConfig, api.Kubelet, api.CSI)
 	if err != nil {
 		return err
 	}

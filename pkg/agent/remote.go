@@ -57,6 +57,7 @@ func (m *member) assemble(g *lifecycle.Group, base lifecycle.Ref, log *slog.Logg
 		Base:      base,
 		Ready:     informers,
 		Kubelet:   func() (*rest.Config, error) { return m.access(pki.KubeletClient), nil },
+		Failing:   lb.GiveUp,
 		Client:    func() (kubernetes.Interface, error) { return own, nil },
 		Reader:    shared.Client,
 		Informers: shared.Informers,

@@ -39,6 +39,8 @@ const (
 	// unacknowledged is how long a server's machine may take to acknowledge what it was sent. When packets are lost, TCP
 	// waits twice as long before each further attempt; a new connection begins anew, with the shortest wait.
 	unacknowledged = 5 * time.Second
+	// giveUpEvery is how often clients may be sent elsewhere because requests fail: the trouble may be everybody's.
+	giveUpEvery = 30 * time.Second
 	// restFor is how long a server that could not be reached is tried last.
 	restFor = 5 * time.Second
 )
@@ -65,6 +67,7 @@ type Balancer struct {
 	dead    map[string]bool     // servers said to be down, and not up since
 	open    map[net.Conn]string // to servers
 	changed chan struct{}       // closed and replaced when servers change
+	givenUp time.Time           // when GiveUp last did so
 }
 
 // New makes the component; it listens when it runs.
@@ -135,6 +138,27 @@ func (b *Balancer) cut() {
 			_ = conn.Close() // the goroutines that use it report nothing: the end of a connection is no news
 		}
 	}
+}
+
+// GiveUp says that requests fail, although their server takes connections and what it is sent. All clients are cut off, so
+// that they go to another one, if there is another.
+func (b *Balancer) GiveUp() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	alive := slices.DeleteFunc(slices.Clone(b.servers), func(s string) bool { return b.dead[s] })
+	if len(alive) < 2 || now.Before(b.givenUp.Add(giveUpEvery)) {
+		return
+	}
+	b.givenUp, b.current = now, ""
+	var left []string
+	for conn, to := range b.open {
+		b.resting[to] = now.Add(restFor)
+		left = append(left, to)
+		_ = conn.Close()
+	}
+	slices.Sort(left)
+	b.log.Warn("requests to the API fail: this node turns to another server", "from", slices.Compact(left))
 }
 
 // Up says that a server is alive. Whoever is still connected to one that died when it was the only one, such as the same

@@ -132,11 +132,41 @@ func TestAnotherServerTakesOver(t *testing.T) {
 	}
 }
 
+// TestRequestsFail has a server take connections and do nothing with what it is asked for.
+func TestRequestsFail(t *testing.T) {
+	servers := map[string]*backend{"one": serve(t, "127.0.0.1:0", "one"), "two": serve(t, "127.0.0.1:0", "two")}
+	b, address := running(t, Config{Default: servers["one"].Addr().String(), Servers: []string{servers["one"].Addr().String(), servers["two"].Addr().String()}})
+	r, _, first := client(t, address)
+	b.GiveUp()
+	if line, err := r.ReadString('\n'); err == nil {
+		t.Errorf("the client is still there and got %q", line)
+	}
+	r, conn, second := client(t, address)
+	if second == first {
+		t.Errorf("the client is back at %s", first)
+	}
+	b.GiveUp() // so soon that it cannot be the server's fault
+	fmt.Fprintln(conn, "still there")
+	if text, err := r.ReadString('\n'); err != nil || text != "still there\n" {
+		t.Errorf("got %q, %v", text, err)
+	}
+	b.Down(servers[first].Addr().String())
+	b.mu.Lock()
+	b.givenUp = time.Time{} // long ago
+	b.mu.Unlock()
+	b.GiveUp() // when there is no other
+	fmt.Fprintln(conn, "again")
+	if text, err := r.ReadString('\n'); err != nil || text != "again\n" {
+		t.Errorf("got %q, %v", text, err)
+	}
+}
+
 func TestTheOnlyServerIsNotCutOff(t *testing.T) {
 	one := serve(t, "127.0.0.1:0", "one")
 	b, address := running(t, Config{Default: one.Addr().String(), Servers: []string{one.Addr().String()}})
 	r, conn, _ := client(t, address)
 	b.Down(one.Addr().String())
+	b.GiveUp()
 	fmt.Fprintln(conn, "still there")
 	if text, err := r.ReadString('\n'); err != nil || text != "still there\n" {
 		t.Errorf("got %q, %v", text, err)

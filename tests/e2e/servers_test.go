@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -71,6 +72,7 @@ func TestServers(t *testing.T) {
 		{"one gets another address", (*servers).moved},
 		{"the leader is stopped", (*servers).stopped},
 		{"the leader is cut off", (*servers).cutOff},
+		{"one hangs", (*servers).frozen},
 		{"the token is rotated", (*servers).rotated},
 		{"a fifth of all packets is lost", func(s *servers) { s.visitor.stop(); s.lossy(10 * time.Second) }},
 		{"all is there", (*servers).counted},
@@ -377,6 +379,19 @@ func (s *servers) cutOff() {
 	if !leader.Running() {
 		s.t.Errorf("the server that was cut off has ended:\n%s", leader.LogTail(20))
 	}
+	s.tunnels(3)
+	s.undisturbed()
+}
+
+// frozen has the server that the agent uses hang: its kernel goes on taking what it is sent, and nobody answers. Only who
+// waits for an answer can tell, and that are the agent's heartbeats.
+func (s *servers) frozen() {
+	hangs := s.inUse()
+	s.writer.began()
+	s.must(hangs.Process().Signal(syscall.SIGSTOP))
+	s.writer.goesOnWithin(s.t, time.Minute)
+	s.must(hangs.Process().Signal(syscall.SIGCONT))
+	s.alive(hangs.Host.Name(), time.Now())
 	s.tunnels(3)
 	s.undisturbed()
 }

@@ -83,6 +83,11 @@ func (w *writer) began() {
 // goesOn waits until the writer writes again, for good, and checks how long it could not.
 func (w *writer) goesOn(t *testing.T) {
 	t.Helper()
+	w.goesOnWithin(t, back)
+}
+
+func (w *writer) goesOnWithin(t *testing.T, limit time.Duration) {
+	t.Helper()
 	const more = 60 // three seconds of writes: whoever is to notice has noticed
 	n := w.count() + more
 	eventually(t, "the writer to go on", func() error {
@@ -92,8 +97,8 @@ func (w *writer) goesOn(t *testing.T) {
 		return nil
 	})
 	t.Logf("the longest time without a write: %.1f s", w.longest().Seconds())
-	if gap := w.longest(); gap > back {
-		t.Errorf("nobody could write for %v, want at most %v", gap, back)
+	if gap := w.longest(); gap > limit {
+		t.Errorf("nobody could write for %v, want at most %v", gap, limit)
 	}
 }
 

@@ -14,8 +14,8 @@ import (
 	"k8s.io/kubernetes/pkg/kubelet"
 )
 
-// useClients gives the kubelet its three clients, as server.go:705-746 makes them from a kubeconfig. Like there, nothing is
-// done when a heartbeat fails: HTTP/2 finds out by itself that a connection is dead.
+// useClients gives the kubelet its three clients, as server.go:705-746 makes them from a kubeconfig. Like there, the
+// kubelet itself does nothing when heartbeats fail: HTTP/2 finds out by itself that a connection is dead.
 func (c *Component) useClients(deps *kubelet.Dependencies, server *options.KubeletServer) error {
 	config, err := c.client()
 	if err != nil {
@@ -44,7 +44,7 @@ func (c *Component) useClients(deps *kubelet.Dependencies, server *options.Kubel
 		}
 	}
 	deps.KubeClient, deps.EventClient, deps.HeartbeatClient = clients[0], clients[1].CoreV1(), clients[2]
-	deps.OnHeartbeatFailure = func() {}
+	deps.OnHeartbeatFailure = c.config.HeartbeatsFail
 	return nil
 }
 

@@ -61,6 +61,9 @@ type Config struct {
 	MaxOpenFiles int64
 	// ExtraArgs are the user's, "name=value"; they win.
 	ExtraArgs []string
+	// HeartbeatsFail, when not nil, is told when the API has not taken the node's status or lease twice in a row: after
+	// twice ten seconds if it does not answer.
+	HeartbeatsFail func()
 }
 
 // How long a shutdown of the host waits for pods to end, and how much of it is kept for critical ones. Upstream's default
