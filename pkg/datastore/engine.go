@@ -50,9 +50,9 @@ func engines() map[string]engine {
 		"sqlite":        {name: engineSQLite, local: true, open: openSQLite},
 		"etcd-embedded": {name: engineEmbeddedEtcd, local: true},
 		"kine-sqlite":   {name: engineKineSQLite, local: true, open: openKine(kinesqlite.New, kineSQLiteDSN)},
-		"postgres":      {name: enginePostgres, open: openKine(pgsql.New, nil)},
-		"postgresql":    {name: enginePostgres, open: openKine(pgsql.New, nil)},
-		"mysql":         {name: engineMySQL, open: openKine(mysql.New, nil)},
+		"postgres":      {name: enginePostgres, open: connected(openKine(pgsql.New, nil))},
+		"postgresql":    {name: enginePostgres, open: connected(openKine(pgsql.New, nil))},
+		"mysql":         {name: engineMySQL, open: connected(openKine(mysql.New, nil))},
 		"nats":          {name: engineNATS, open: openKine(nats.New, nil)},
 		"http":          etcd, "https": etcd, "unix": etcd, "unixs": etcd,
 	}
@@ -122,6 +122,11 @@ func openSQLite(ctx context.Context, c Config, log *slog.Logger) (*backend, erro
 	}, nil
 }
 
+// maxConnections is how many connections a server has to a database, so that three have enough where a hundred are
+// allowed, which is PostgreSQL's default. More requests wait. kine's own default has no bound, and a server asks for everything
+// at once when it starts.
+const maxConnections = 30
+
 // openKine opens one of kine's drivers with the values of kine's own command line (kine v0.17.5 pkg/app/app.go:60-230).
 // Compaction is left to the apiserver, which asks for it through the etcd API.
 func openKine(driver drivers.Constructor, dsn func(Config) string) func(context.Context, Config, *slog.Logger) (*backend, error) {
@@ -133,7 +138,7 @@ func openKine(driver drivers.Constructor, dsn func(Config) string) func(context.
 		wg := new(sync.WaitGroup)
 		cfg := &drivers.Config{
 			Endpoint:             c.Endpoint,
-			ConnectionPoolConfig: generic.ConnectionPoolConfig{MaxIdle: 20, MaxIdleTime: 2 * time.Minute},
+			ConnectionPoolConfig: generic.ConnectionPoolConfig{MaxIdle: 20, MaxOpen: maxConnections, MaxIdleTime: 2 * time.Minute},
 			BackendTLSConfig:     kinetls.Config{CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile},
 			CompactTimeout:       5 * time.Second,
 			CompactMinRetain:     1000,
@@ -159,5 +164,16 @@ func openKine(driver drivers.Constructor, dsn func(Config) string) func(context.
 		}
 		log.Info("datastore open", "engine", engineFor(c.Endpoint).name)
 		return &backend{Backend: b, close: func() error { cancel(); wg.Wait(); return nil }}, nil
+	}
+}
+
+// connected is an engine that has connections to a database, which may break.
+func connected(open func(context.Context, Config, *slog.Logger) (*backend, error)) func(context.Context, Config, *slog.Logger) (*backend, error) {
+	return func(ctx context.Context, c Config, log *slog.Logger) (*backend, error) {
+		b, err := open(ctx, c, log)
+		if err == nil {
+			b.Backend = verified{b.Backend}
+		}
+		return b, err
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/k3s-io/kine/pkg/server"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
@@ -22,15 +21,6 @@ import (
 )
 
 const (
-	// emulatedVersion is the etcd version the server claims: what makes the apiserver use watch progress
-	// notifications (kine v0.17.5 pkg/app/app.go: --emulated-etcd-version).
-	emulatedVersion = "3.6.11"
-	// notifyInterval is the time between progress notifications on idle watches. kine's default of 5 s wakes each of the
-	// apiserver's some 60 watches, through eight goroutines each, for nothing; etcd's is 10 min (server/embed/config.go). The
-	// apiserver asks for progress when it needs it (progress.ConditionalProgressRequester); this is for its clients'
-	// bookmarks, which come once a minute (apiserver pkg/storage/cacher/cacher.go:71) and stay well inside the five
-	// minutes that compaction leaves.
-	notifyInterval = time.Minute
 	// maxRequestBytes is etcd's limit for a request, 1.5 MiB, plus what gRPC adds (etcd server/embed/config.go).
 	maxRequestBytes = 1536*1024 + 512*1024
 	// stopGrace is how long calls under way may take to end. Watches do not end by themselves.
@@ -71,32 +61,6 @@ func (c *Component) serve(ctx context.Context, g *grpc.Server, failed <-chan str
 	})
 	ready()
 	return group.Wait()
-}
-
-// kineServer makes an etcd server of a backend, whose watches end when ctx does.
-func kineServer(ctx context.Context, b *backend) *grpc.Server {
-	g := grpc.NewServer(serverOptions()...)
-	server.New(watchedUntil{b, ctx}, "http", notifyInterval, emulatedVersion).Register(g)
-	return g
-}
-
-// watchedUntil is a backend whose watches end before kine's server ends them. That closes a channel from which its
-// goroutines then read without end until the watch below them has ended too (kine v0.17.5 pkg/server/watch.go:302): with
-// the hundred watches of an apiserver, a stop took half a second of all cores.
-type watchedUntil struct {
-	server.Backend
-	ctx context.Context
-}
-
-// Watch is that of the backend.
-func (w watchedUntil) Watch(ctx context.Context, revision int64) server.WatchResult {
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(w.ctx, cancel)
-	context.AfterFunc(ctx, func() {
-		stop()
-		cancel()
-	})
-	return w.Backend.Watch(ctx, revision)
 }
 
 // serverOptions repeats those of etcd's own server as kine does (kine v0.17.5 pkg/endpoint/endpoint.go:235-250).

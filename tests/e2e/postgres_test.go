@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,38 +17,127 @@ import (
 	"github.com/knarr-io/knarr/tests/lab"
 )
 
-// runPostgres runs a PostgreSQL on a host of its own and returns its endpoint.
-func runPostgres(t *testing.T) string {
+// postgres is a PostgreSQL on a host of its own.
+type postgres struct {
+	host     *lab.Host
+	bin      string
+	endpoint string
+}
+
+const postgresData = "/var/lib/pg"
+
+// as is the command line of a program of PostgreSQL's, run by its user.
+func (p *postgres) as(program string, args ...string) []string {
+	return append([]string{"runuser", "-u", "postgres", "--", filepath.Join(p.bin, program)}, args...)
+}
+
+func runPostgres(t *testing.T, name string) *postgres {
 	t.Helper()
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin")
 	if err != nil || len(found) == 0 {
 		t.Fatal("PostgreSQL is not installed: apt-get install postgresql")
 	}
-	bin, h := found[len(found)-1], suite.lab.Host(t, "ha-postgres", lab.Options{})
-	as := func(args ...string) []string { return append([]string{"runuser", "-u", "postgres", "--"}, args...) }
-	const data = "/var/lib/pg"
+	h := suite.lab.Host(t, name, lab.Options{})
+	p := &postgres{host: h, bin: found[len(found)-1], endpoint: "postgres://postgres@" + h.Addr().String() + ":5432/knarr?sslmode=disable"}
 	for _, args := range [][]string{
-		{"install", "-d", "-o", "postgres", "-m", "700", data},
-		as(filepath.Join(bin, "initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync"),
-		{"sh", "-c", "echo host all all 198.18.0.0/16 trust >> " + data + "/pg_hba.conf"},
+		{"install", "-d", "-o", "postgres", "-m", "700", postgresData},
+		p.as("initdb", "-D", postgresData, "-A", "trust", "-U", "postgres", "--no-sync"),
+		{"sh", "-c", "echo host all all 198.18.0.0/16 trust >> " + postgresData + "/pg_hba.conf"},
 	} {
 		if out, err := h.Exec(t.Context(), args...); err != nil {
 			t.Fatalf("%v: %v\n%s", args, err, out)
 		}
 	}
-	_, err = h.Start(lab.Cmd{Args: as(filepath.Join(bin, "postgres"), "-D", data, "-k", data, "-h", "*")})
+	p.start(t)
+	return p
+}
+
+func (p *postgres) start(t *testing.T) {
+	t.Helper()
+	_, err := p.host.Start(lab.Cmd{Args: p.as("postgres", "-D", postgresData, "-k", postgresData, "-h", "*")})
 	must(t, err)
 	eventually(t, "PostgreSQL", func() error {
-		_, err := h.Exec(t.Context(), filepath.Join(bin, "pg_isready"), "-h", data)
+		_, err := p.host.Exec(t.Context(), filepath.Join(p.bin, "pg_isready"), "-h", postgresData)
 		return err
 	})
-	return "postgres://postgres@" + h.Addr().String() + ":5432/knarr?sslmode=disable"
+}
+
+// crash kills all of its processes and starts it again.
+func (p *postgres) crash(t *testing.T) {
+	t.Helper()
+	const kill = `for p in /proc/[0-9]*; do [ "$(stat -c %U "$p" 2>/dev/null)" != postgres ] || kill -9 "${p#/proc/}"; done; rm ` + postgresData + `/postmaster.pid`
+	out, err := p.host.Exec(t.Context(), "sh", "-c", kill)
+	if err != nil {
+		t.Fatalf("kill PostgreSQL: %v\n%s", err, out)
+	}
+	p.start(t)
+}
+
+// TestPostgresCrashes has the database be killed while many write: what was acknowledged is there, and the server goes on.
+func TestPostgresCrashes(t *testing.T) {
+	database := runPostgres(t, "crash-postgres")
+	s := lean(t, "crash-server")
+	s.Args = []string{"--datastore-endpoint", database.endpoint, "--token", "of-one", "--disable", unneeded}
+	e := begin(t, s)
+	writing, stop := context.WithCancel(e.ctx)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var acknowledged []string
+	for w := range 20 {
+		wg.Go(func() {
+			for n := 0; writing.Err() == nil; n++ {
+				name := fmt.Sprintf("written-%d-%d", w, n)
+				if _, err := e.client.CoreV1().ConfigMaps(e.ns).Create(writing, configMapNamed(name), metav1.CreateOptions{}); err == nil {
+					mu.Lock()
+					acknowledged = append(acknowledged, name)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	defer wg.Wait()
+	defer stop()
+	more := func(what string) {
+		t.Helper()
+		mu.Lock()
+		want := len(acknowledged) + 200
+		mu.Unlock()
+		e.eventually(what, func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			if have := len(acknowledged); have < want {
+				return fmt.Errorf("%d writes, want %d", have, want)
+			}
+			return nil
+		})
+	}
+	more("writes")
+	for range 3 {
+		database.crash(t)
+		more("writes after a crash of the database")
+	}
+	stop()
+	wg.Wait()
+	there := make(map[string]bool)
+	list, err := e.client.CoreV1().ConfigMaps(e.ns).List(e.ctx, metav1.ListOptions{})
+	must(t, err)
+	for _, c := range list.Items {
+		there[c.Name] = true
+	}
+	lost := slices.DeleteFunc(slices.Clone(acknowledged), func(name string) bool { return there[name] })
+	t.Logf("%d writes acknowledged", len(acknowledged))
+	if len(lost) > 0 {
+		t.Errorf("%d of them are not there: %v", len(lost), lost)
+	}
+	if !s.Running() {
+		t.Errorf("the server has ended:\n%s", s.LogTail(20))
+	}
 }
 
 // TestServersOnPostgres is two servers of both families that start at the same moment on one empty database, and have an
 // IPv6 address between them.
 func TestServersOnPostgres(t *testing.T) {
-	endpoint := runPostgres(t)
+	endpoint := runPostgres(t, "ha-postgres").endpoint
 	const virtual = "fd00:198:20::f0"
 	args := []string{"--datastore-endpoint", endpoint, "--token", "of-both", "--disable", unneeded, "--virtual-ip", virtual,
 		"--cluster-cidr=10.42.0.0/16,fd00:42::/56", "--service-cidr=10.43.0.0/16,fd00:43::/112"}
@@ -62,6 +153,11 @@ func TestServersOnPostgres(t *testing.T) {
 	for _, s := range []*cluster.Server{one, two} {
 		_, err := s.WaitNode(t.Context())
 		must(t, err)
+	}
+	for _, s := range []*cluster.Server{one, two} {
+		if strings.Contains(s.Log(), "too many clients") {
+			t.Errorf("%s takes more connections than the database has:\n%s", s.Host.Name(), s.LogTail(20))
+		}
 	}
 	for _, name := range []string{"tls/server-ca.key", "tls/service.key", "token"} {
 		a, err := one.Host.ReadFile(cluster.DataDir + "/server/" + name)
