@@ -8,6 +8,7 @@ import (
 	"log"
 	"log/slog"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -56,11 +57,23 @@ func (logrusHook) Levels() []logrus.Level { return logrus.AllLevels }
 // Fire implements [logrus.Hook].
 func (h logrusHook) Fire(e *logrus.Entry) error {
 	pcs := callers("github.com/sirupsen/logrus.", "github.com/containerd/log.")
-	r := slog.NewRecord(e.Time, logrusLevel(e.Level), e.Message, pcs[0])
+	r := slog.NewRecord(e.Time, logrusLevel(e.Level), withoutValues(e.Message), pcs[0])
 	for _, key := range slices.Sorted(maps.Keys(e.Data)) {
 		r.AddAttrs(slog.Any(key, e.Data[key]))
 	}
 	return h.write(componentOf(pcs), r)
+}
+
+// value is that of a key in a request to the datastore, as protobuf writes it.
+var value = regexp.MustCompile(`\bvalue:"(?:[^"\\]|\\.)*"`)
+
+// withoutValues takes what may be a Secret out of what kine says of a request that failed (kine v0.17.5
+// pkg/server/kv.go:142 and 154).
+func withoutValues(message string) string {
+	if !strings.HasPrefix(message, "error in txn ") && !strings.HasPrefix(message, "error in put ") {
+		return message
+	}
+	return value.ReplaceAllLiteralString(message, `value:"…"`)
 }
 
 func logrusLevel(l logrus.Level) slog.Level {

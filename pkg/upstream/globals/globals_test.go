@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"log/slog"
 	"os"
@@ -20,6 +21,7 @@ import (
 
 	clog "github.com/containerd/log"
 	"github.com/sirupsen/logrus"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.opentelemetry.io/otel"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/grpclog"
@@ -123,6 +125,21 @@ func say() {
 	slog.Info("default info")
 	slog.Warn("default warning", "a", 1)
 	otel.Handle(err)
+}
+
+// TestNoSecretIsLogged has kine's words for requests that failed.
+func TestNoSecretIsLogged(t *testing.T) {
+	put := &etcdserverpb.PutRequest{Key: []byte("/registry/secrets/default/a"), Value: []byte("k8s\x00\"\\hunter2\"\n")}
+	txn := &etcdserverpb.TxnRequest{Success: []*etcdserverpb.RequestOp{{Request: &etcdserverpb.RequestOp_RequestPut{RequestPut: put}}}}
+	for _, m := range []string{fmt.Sprintf("error in put %s: %v", put, io.EOF), fmt.Sprintf("error in txn %s: %v", txn, io.EOF)} {
+		said := withoutValues(m)
+		if strings.Contains(said, "hunter2") || !strings.Contains(said, "/registry/secrets/default/a") || !strings.HasSuffix(said, ": EOF") {
+			t.Errorf("it says %s", said)
+		}
+	}
+	if other := `something else value:"1"`; withoutValues(other) != other {
+		t.Errorf("another message became %s", withoutValues(other))
+	}
 }
 
 func TestBridges(t *testing.T) {
