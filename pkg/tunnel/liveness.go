@@ -20,7 +20,7 @@ import (
 const (
 	probeEvery = time.Second
 	// allowance is how long the answer to a probe may take. It is doubled round trips where those are longer.
-	allowance = 500 * time.Millisecond
+	allowance = 300 * time.Millisecond
 	// attempts at a new connection are made every attemptEvery, and all of them have verdict and a round trip.
 	attempts     = 5
 	attemptEvery = 120 * time.Millisecond
