@@ -39,8 +39,9 @@ const (
 	// unacknowledged is how long a server's machine may take to acknowledge what it was sent. When packets are lost, TCP
 	// waits twice as long before each further attempt; a new connection begins anew, with the shortest wait.
 	unacknowledged = 5 * time.Second
-	// giveUpEvery is how often clients may be sent elsewhere because requests fail: the trouble may be everybody's.
-	giveUpEvery = 30 * time.Second
+	// Clients are sent elsewhere because requests fail after firstPatience, and when that does not help after twice the time
+	// again, up to lastPatience: the trouble may be everybody's.
+	firstPatience, lastPatience = 30 * time.Second, 10 * time.Minute
 	// restFor is how long a server that could not be reached is tried last.
 	restFor = 5 * time.Second
 )
@@ -68,6 +69,7 @@ type Balancer struct {
 	open    map[net.Conn]string // to servers
 	changed chan struct{}       // closed and replaced when servers change
 	givenUp time.Time           // when GiveUp last did so
+	giveUp  time.Duration       // after which it may again
 }
 
 // New makes the component; it listens when it runs.
@@ -147,8 +149,13 @@ func (b *Balancer) GiveUp() {
 	defer b.mu.Unlock()
 	now := time.Now()
 	alive := slices.DeleteFunc(slices.Clone(b.servers), func(s string) bool { return b.dead[s] })
-	if len(alive) < 2 || now.Before(b.givenUp.Add(giveUpEvery)) {
+	switch since := now.Sub(b.givenUp); {
+	case len(alive) < 2, since < b.giveUp:
 		return
+	case since < 2*b.giveUp: // it did not help
+		b.giveUp = min(2*b.giveUp, lastPatience)
+	default:
+		b.giveUp = firstPatience
 	}
 	b.givenUp, b.current = now, ""
 	var left []string

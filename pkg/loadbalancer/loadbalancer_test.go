@@ -9,9 +9,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/knarr-io/knarr/tests/bed"
@@ -159,6 +161,31 @@ func TestRequestsFail(t *testing.T) {
 	if text, err := r.ReadString('\n'); err != nil || text != "again\n" {
 		t.Errorf("got %q, %v", text, err)
 	}
+}
+
+// TestRequestsFailEverywhere has it that no other server helps.
+func TestRequestsFailEverywhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := New(Config{Servers: []string{"192.0.2.1:6443", "192.0.2.2:6443"}}, slog.New(slog.DiscardHandler))
+		begin := time.Now()
+		var at []time.Duration
+		last := b.givenUp
+		ask := func(during time.Duration) {
+			for end := time.Now().Add(during); time.Now().Before(end); time.Sleep(10 * time.Second) {
+				if b.GiveUp(); b.givenUp != last {
+					last = b.givenUp
+					at = append(at, time.Since(begin))
+				}
+			}
+		}
+		ask(8 * time.Minute)
+		time.Sleep(time.Hour) // in which all is well
+		ask(time.Minute)
+		want := []time.Duration{0, 30 * time.Second, 90 * time.Second, 210 * time.Second, 450 * time.Second, 68 * time.Minute, 68*time.Minute + 30*time.Second}
+		if !slices.Equal(at, want) {
+			t.Errorf("clients were cut off at %v, want %v", at, want)
+		}
+	})
 }
 
 func TestTheOnlyServerIsNotCutOff(t *testing.T) {
