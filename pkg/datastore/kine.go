@@ -13,8 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// What is made good around kine, whose server all engines but etcd have, and whose drivers those have that are not on this
-// host.
+// What is made good around kine: its etcd server, which all engines have but etcd itself, and its SQL drivers.
 
 const (
 	// emulatedVersion is the etcd version the server claims: what makes the apiserver use watch progress
@@ -96,7 +95,7 @@ func (v verified) Create(ctx context.Context, key string, value []byte, lease in
 	case lookErr != nil:
 		return 0, fmt.Errorf("look whether key %s was created: %w", key, lookErr)
 	case kv == nil, err == nil && kv.CreateRevision != rev:
-		return 0, status.Errorf(codes.Unavailable, "key %s was not created: the database did not take it", key)
+		return 0, status.Errorf(codes.Unavailable, "key %s is not there as it was to be created: the database did not take it, or it was replaced at once", key)
 	}
 	return rev, err
 }
