@@ -109,11 +109,11 @@ func (w *writer) count() int {
 	return len(w.written)
 }
 
-// longest is the longest time between two writes since began.
+// longest is the longest time without a write since began, and may last.
 func (w *writer) longest() time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.gap
+	return max(w.gap, time.Since(w.last))
 }
 
 // stop ends it and returns what was acknowledged.
