@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/knarr-io/knarr/pkg/datastore/sqlite"
+	"github.com/knarr-io/knarr/tests/bed"
 )
 
 func entries(t *testing.T, dir string) []string {
@@ -145,10 +146,14 @@ func TestEtcdCompacts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	before, err := c.Status(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	var before Status
+	bed.Until(t, "etcd to write to the file what it has in its log", func() bool {
+		var err error
+		if before, err = c.Status(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return before.DiskBytes > 100*100_000
+	})
 	for range 2 { // the second finds nothing to compact
 		if err := c.Compact(t.Context()); err != nil {
 			t.Fatal(err)

@@ -122,11 +122,6 @@ func openSQLite(ctx context.Context, c Config, log *slog.Logger) (*backend, erro
 	}, nil
 }
 
-// maxConnections is how many connections a server has to a database, so that three have enough where a hundred are
-// allowed, which is PostgreSQL's default. More requests wait. kine's own default has no bound, and a server asks for everything
-// at once when it starts.
-const maxConnections = 30
-
 // openKine opens one of kine's drivers with the values of kine's own command line (kine v0.17.5 pkg/app/app.go:60-230).
 // Compaction is left to the apiserver, which asks for it through the etcd API.
 func openKine(driver drivers.Constructor, dsn func(Config) string) func(context.Context, Config, *slog.Logger) (*backend, error) {
@@ -138,7 +133,7 @@ func openKine(driver drivers.Constructor, dsn func(Config) string) func(context.
 		wg := new(sync.WaitGroup)
 		cfg := &drivers.Config{
 			Endpoint:             c.Endpoint,
-			ConnectionPoolConfig: generic.ConnectionPoolConfig{MaxIdle: 20, MaxOpen: maxConnections, MaxIdleTime: 2 * time.Minute},
+			ConnectionPoolConfig: generic.ConnectionPoolConfig{MaxIdle: 20, MaxIdleTime: 2 * time.Minute},
 			BackendTLSConfig:     kinetls.Config{CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile},
 			CompactTimeout:       5 * time.Second,
 			CompactMinRetain:     1000,
@@ -167,12 +162,12 @@ func openKine(driver drivers.Constructor, dsn func(Config) string) func(context.
 	}
 }
 
-// connected is an engine that has connections to a database, which may break.
+// connected is an engine that has connections to a database, which may break or run out.
 func connected(open func(context.Context, Config, *slog.Logger) (*backend, error)) func(context.Context, Config, *slog.Logger) (*backend, error) {
 	return func(ctx context.Context, c Config, log *slog.Logger) (*backend, error) {
 		b, err := open(ctx, c, log)
 		if err == nil {
-			b.Backend = verified{b.Backend}
+			b.Backend = verified{newFrugal(b.Backend)}
 		}
 		return b, err
 	}

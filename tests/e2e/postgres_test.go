@@ -83,7 +83,7 @@ func TestPostgresCrashes(t *testing.T) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var acknowledged []string
-	for w := range 20 {
+	for w := range 60 {
 		wg.Go(func() {
 			for n := 0; writing.Err() == nil; n++ {
 				name := fmt.Sprintf("written-%d-%d", w, n)
