@@ -39,9 +39,9 @@ const (
 	// unacknowledged is how long a server's machine may take to acknowledge what it was sent. When packets are lost, TCP
 	// waits twice as long before each further attempt; a new connection begins anew, with the shortest wait.
 	unacknowledged = 5 * time.Second
-	// Clients are sent elsewhere because requests fail after firstPatience, and when that does not help after twice the time
-	// again, up to lastPatience: the trouble may be everybody's.
-	firstPatience, lastPatience = 30 * time.Second, 10 * time.Minute
+	// Clients that were sent elsewhere because requests fail are left alone for firstRespite, and when it did not help for
+	// twice the time, up to lastRespite: the trouble may be everybody's.
+	firstRespite, lastRespite = 30 * time.Second, 10 * time.Minute
 	// restFor is how long a server that could not be reached is tried last.
 	restFor = 5 * time.Second
 )
@@ -69,7 +69,7 @@ type Balancer struct {
 	open    map[net.Conn]string // to servers
 	changed chan struct{}       // closed and replaced when servers change
 	givenUp time.Time           // when GiveUp last did so
-	giveUp  time.Duration       // after which it may again
+	respite time.Duration       // after which it may again
 }
 
 // New makes the component; it listens when it runs.
@@ -150,12 +150,12 @@ func (b *Balancer) GiveUp() {
 	now := time.Now()
 	alive := slices.DeleteFunc(slices.Clone(b.servers), func(s string) bool { return b.dead[s] })
 	switch since := now.Sub(b.givenUp); {
-	case len(alive) < 2, since < b.giveUp:
+	case len(alive) < 2, since < b.respite:
 		return
-	case since < 2*b.giveUp: // it did not help
-		b.giveUp = min(2*b.giveUp, lastPatience)
+	case since < 2*b.respite: // it did not help
+		b.respite = min(2*b.respite, lastRespite)
 	default:
-		b.giveUp = firstPatience
+		b.respite = firstRespite
 	}
 	b.givenUp, b.current = now, ""
 	var left []string

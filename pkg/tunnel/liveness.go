@@ -19,8 +19,10 @@ import (
 // lost. The tunnel itself, and the logs and commands in it, survive that.
 const (
 	probeEvery = time.Second
-	// allowance is how long the answer to a probe may take. It is doubled round trips where those are longer.
+	// allowance is how long the answer to a probe may take. It is two round trips where those are longer.
 	allowance = 300 * time.Millisecond
+	// longestTrip is the longest round trip that is believed: lost packets make the kernel measure much longer ones.
+	longestTrip = 500 * time.Millisecond
 	// attempts at a new connection are made every attemptEvery, and all of them have verdict and a round trip.
 	attempts     = 5
 	attemptEvery = 120 * time.Millisecond
@@ -83,10 +85,11 @@ func attend(ctx context.Context, feel func() (pulse, error), answers func(ctx co
 		if err != nil {
 			return fmt.Errorf("ask the kernel about the connection: %w", err)
 		}
-		patience := probeEvery + max(allowance, 2*p.trip)
+		trip := min(p.trip, longestTrip)
+		patience := probeEvery + max(allowance, 2*trip)
 		left := patience - p.silent
 		if left <= 0 {
-			if !answers(ctx, verdict+p.trip) && ctx.Err() == nil {
+			if !answers(ctx, verdict+trip) && ctx.Err() == nil {
 				return fmt.Errorf("nothing came for %v, and no new connection is answered", p.silent)
 			}
 			left = patience

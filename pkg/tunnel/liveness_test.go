@@ -102,7 +102,7 @@ func TestAttend(t *testing.T) {
 		"every other packet":        {lan, func(n int) bool { return n%2 == 0 }, true, 0, 5},
 		"the server dies":           {lan, func(n int) bool { return n < 4 }, false, 3*time.Second + probeEvery + allowance + verdict + 2*lan, 1},
 		"a long way":                {900 * time.Millisecond, func(int) bool { return true }, false, 0, 0},
-		"a long way, and it dies":   {900 * time.Millisecond, func(n int) bool { return n < 4 }, false, 3*time.Second + probeEvery + 3*900*time.Millisecond + verdict + 900*time.Millisecond, 1},
+		"a long way, and it dies":   {900 * time.Millisecond, func(n int) bool { return n < 4 }, false, 3*time.Second + 900*time.Millisecond + probeEvery + 2*longestTrip + verdict + longestTrip, 1},
 		"only its old packets lost": {lan, func(n int) bool { return n < 4 }, true, 0, 5},
 	} {
 		t.Run(name, func(t *testing.T) {
