@@ -67,7 +67,7 @@ func (b *Backend) housekeep() time.Duration {
 		b.log.Error("compaction will be tried again in a second", "err", err)
 		w.sweepAt = now.Add(time.Second)
 	}
-	return time.Until(w.sweepAt)
+	return max(time.Until(w.sweepAt), 0) // which may have passed already, on a busy machine
 }
 
 // sweep deletes rows that were replaced at or before the compacted revision, and tombstones before it, from where the

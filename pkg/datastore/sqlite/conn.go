@@ -18,12 +18,13 @@ type conn struct {
 }
 
 // openConn opens a connection to the file at path. Every connection reads strictly (cell_size_check) and keeps its
-// page cache small: values that are wanted again are in the [cache], pages in the kernel's.
+// page cache small: values that are wanted again are in the [cache], pages in the kernel's. A file that is none of
+// SQLite's is a [*DamageError], here or when it is read: that depends on whether a log lies beside it.
 func openConn(path string, mode string, pragmas ...string) (*conn, error) {
 	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + "?_mutex=no&mode=" + mode
 	dc, err := (&sqlite3.SQLiteDriver{}).Open(dsn)
 	if err != nil {
-		return nil, fmt.Errorf("open database %s: %w", path, err)
+		return nil, readError(path, fmt.Errorf("open database %s: %w", path, err))
 	}
 	sc, ok := dc.(*sqlite3.SQLiteConn)
 	if !ok {
@@ -32,7 +33,7 @@ func openConn(path string, mode string, pragmas ...string) (*conn, error) {
 	c := &conn{c: sc}
 	for _, p := range append([]string{"busy_timeout=10000", "cell_size_check=ON", "temp_store=MEMORY"}, pragmas...) {
 		if err := c.exec("PRAGMA " + p); err != nil {
-			return nil, errors.Join(err, c.close())
+			return nil, errors.Join(readError(path, err), c.close())
 		}
 	}
 	return c, nil
