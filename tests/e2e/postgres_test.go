@@ -52,11 +52,24 @@ func runPostgres(t *testing.T, name string) *postgres {
 	return p
 }
 
+// start starts it, again if it ends: it does not start while there is one of its processes from before.
 func (p *postgres) start(t *testing.T) {
 	t.Helper()
-	_, err := p.host.Start(lab.Cmd{Args: p.as("postgres", "-D", postgresData, "-k", postgresData, "-h", "*")})
-	must(t, err)
+	var process *lab.Process
 	eventually(t, "PostgreSQL", func() error {
+		ended := process == nil
+		if !ended {
+			select {
+			case <-process.Done():
+				ended = true
+			default:
+			}
+		}
+		if ended {
+			var err error
+			process, err = p.host.Start(lab.Cmd{Args: p.as("postgres", "-D", postgresData, "-k", postgresData, "-h", "*")})
+			must(t, err)
+		}
 		_, err := p.host.Exec(t.Context(), filepath.Join(p.bin, "pg_isready"), "-h", postgresData)
 		return err
 	})

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	_ "github.com/containerd/containerd/v2/cmd/containerd/builtins" // registers the plugins
 	"github.com/containerd/containerd/v2/cmd/containerd/server"
@@ -16,6 +17,9 @@ import (
 	"github.com/containerd/log"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/knarr-io/knarr/pkg/atomicfile"
 )
@@ -116,7 +120,26 @@ func (c *Component) Run(ctx context.Context, ready func()) error {
 		<-ctx.Done()
 	case <-ctx.Done():
 	}
+	serving(life, c.config.Address)
 	return nil
+}
+
+// serving waits until containerd serves its socket, as it does from some moment after Start on: a server that is stopped
+// before ends the process (plugins/server/internal/serve.go:36).
+func serving(ctx context.Context, socket string) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return // the stop goes on all the same
+	}
+	defer func() { _ = conn.Close() }() // nothing was asked for
+	conn.Connect()
+	for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
+		if !conn.WaitForStateChange(ctx, state) {
+			return
+		}
+	}
 }
 
 // cleanMounts removes what a killed process left mounted below root/tmpmounts. What cannot be removed is in nobody's way:
